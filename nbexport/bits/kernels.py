@@ -1,0 +1,104 @@
+"""From packed bits to run boundaries, the one step whose cost grows with the size of a disk.
+
+Two ways lead there, and which is faster depends on how many 64-bit words hold both values or
+border on a different one: a clean bitmap is skipped a word at a time, a busy one is unpacked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BUSY_SHARE = 1 / 64
+"""Share of words with a change above which unpacking everything wins (measured at 2**24 bits)."""
+
+
+def pad_to_words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return ``data`` as little-endian 64-bit words, zero-padded to a whole number of them.
+
+    Shape: data (n,) uint8; result (ceil(n / 8),) uint64, a view where no padding was needed.
+    """
+    missing = -len(data) % 8
+    if missing:
+        data = np.concatenate([data, np.zeros(missing, dtype=np.uint8)])
+    return np.ascontiguousarray(data).view("<u8")
+
+
+def changes(data: NDArray[np.uint8], n_bits: int) -> NDArray[np.int64]:
+    """Return the positions at which the bit differs from the bit before it.
+
+    The bit before the first counts as 0, so a bitmap that begins with 1 has a change at 0; the
+    runs of ones are then ``[changes[0], changes[1])``, ``[changes[2], changes[3])`` and so on,
+    the last one open if the number of changes is odd.
+
+    Args:
+        data: packed bits, least significant first.
+        n_bits: how many of them count; bits behind are ignored.
+
+    Shape: data (ceil(n_bits / 8),) uint8; result (k,) int64, sorted, in [0, n_bits); a copy.
+    """
+    if n_bits == 0:
+        return np.zeros(0, dtype=np.int64)
+    words = pad_to_words(data)
+    carry = np.empty_like(words)
+    carry[0] = 0
+    carry[1:] = words[:-1] >> np.uint64(63)
+    # Bit k of `edges` says whether bit k of the word differs from its predecessor.
+    edges = words ^ ((words << np.uint64(1)) | carry)
+    busy = np.flatnonzero(edges)
+    if len(busy) > len(words) * _BUSY_SHARE:
+        bits = np.unpackbits(edges.view(np.uint8), bitorder="little")
+        found = np.flatnonzero(bits)
+    else:
+        rows = np.unpackbits(edges[busy].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
+        row, column = np.nonzero(rows)
+        found = busy[row] * 64 + column
+    return found[: np.searchsorted(found, n_bits)].astype(np.int64, copy=False)
+
+
+def fill(data: NDArray[np.uint8], first: int, last: int, *, value: bool) -> None:
+    """Set the bits ``[first, last)`` of ``data`` to ``value``, in place.
+
+    Shape: data (n,) uint8, packed least significant first; 0 <= first <= last <= 8 n.
+    """
+    if first >= last:
+        return
+    head, tail = first // 8, (last - 1) // 8
+    head_mask = 0xFF << first % 8 & 0xFF
+    tail_mask = 0xFF >> 7 - (last - 1) % 8
+    if head == tail:
+        head_mask &= tail_mask
+    if value:
+        data[head] |= head_mask
+    else:
+        data[head] &= 0xFF ^ head_mask
+    if head == tail:
+        return
+    data[head + 1 : tail] = 0xFF if value else 0
+    if value:
+        data[tail] |= tail_mask
+    else:
+        data[tail] &= 0xFF ^ tail_mask
+
+
+def spread(data: NDArray[np.uint8], n_bits: int, factor: int, n_out: int) -> NDArray[np.uint8]:
+    """Repeat each bit ``factor`` times: the same bitmap at a finer granularity.
+
+    Shape: data (ceil(n_bits / 8),) uint8; result (ceil(n_out / 8),) uint8; a copy.
+    """
+    bits = np.unpackbits(data, count=n_bits, bitorder="little")
+    return np.packbits(np.repeat(bits, factor)[:n_out], bitorder="little")
+
+
+def gather(data: NDArray[np.uint8], n_bits: int, factor: int) -> NDArray[np.uint8]:
+    """Join each ``factor`` bits by OR: the same bitmap at a coarser granularity.
+
+    Shape: data (ceil(n_bits / 8),) uint8; result (ceil(n_bits / factor / 8),) uint8; a copy.
+    """
+    bits = np.unpackbits(data, count=n_bits, bitorder="little")
+    starts = np.arange(0, n_bits, factor)
+    return np.packbits(np.bitwise_or.reduceat(bits, starts), bitorder="little")

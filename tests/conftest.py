@@ -1,0 +1,31 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "data" / "images"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top folder of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def two_bitmaps() -> Path:
+    """The committed image; read it, never write it."""
+    return IMAGES / "two-bitmaps.qcow2"
+
+
+@pytest.fixture
+def two_bitmaps_copy(tmp_path: Path) -> Path:
+    """A copy of the committed image and its backing file that a test may damage."""
+    for name in ("two-bitmaps.qcow2", "two-bitmaps.base.qcow2"):
+        shutil.copy(IMAGES / name, tmp_path / name)
+    return tmp_path / "two-bitmaps.qcow2"

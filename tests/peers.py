@@ -1,0 +1,113 @@
+"""Real peers: finding them, running them, and what their absence means.
+
+A peer that is missing skips the test and names itself. Where `NBEXPORT_REQUIRE_PEERS` is set
+(as in CI) its absence is a failure, so that green never means skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TIME_LIMIT = 60.0
+PACKAGES = {
+    "chromium": "chromium",
+    "nbdcopy": "libnbd-bin",
+    "nbdinfo": "libnbd-bin",
+    "nbdkit": "nbdkit",
+    "qemu-img": "qemu-utils",
+    "qemu-io": "qemu-utils",
+    "qemu-nbd": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "socat": "socat",
+}
+
+
+def peer(name: str) -> str:
+    """Return the path of a peer's program; skip, or fail where peers are required."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"{name} is not installed (Debian package {PACKAGES[name]})"
+        if os.environ.get("NBEXPORT_REQUIRE_PEERS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def run(
+    *argv: str | os.PathLike[str], check: bool = True, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a peer to its end and return what it printed; the first word is looked up by `peer`."""
+    name, *rest = argv
+    done = subprocess.run(
+        [peer(str(name)), *map(str, rest)],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
+        **kwargs,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{argv} ended with {done.returncode}: {done.stderr or done.stdout}")
+    return done
+
+
+@contextlib.contextmanager
+def background(
+    *argv: str | os.PathLike[str], ready: Path | None = None, **kwargs: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the block lasts; wait for the path ``ready`` to appear first.
+
+    The program is told to end by SIGTERM, then killed, and always reaped.
+    """
+    kwargs.setdefault("stderr", subprocess.PIPE)
+    process = subprocess.Popen([str(word) for word in argv], **kwargs)
+    try:
+        deadline = time.monotonic() + TIME_LIMIT
+        while ready is not None and not ready.exists():
+            if process.poll() is not None:
+                text = process.stderr.read().decode() if process.stderr else ""
+                raise AssertionError(f"{argv[0]} ended with {process.returncode}: {text}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{argv[0]} did not make {ready} in {TIME_LIMIT} s")
+            time.sleep(0.01)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@contextlib.contextmanager
+def qemu_nbd(image: Path, folder: Path, *options: str) -> Iterator[str]:
+    """Serve ``image`` by qemu-nbd until the block ends; give the URI of the default export."""
+    socket = folder / "qemu-nbd.sock"
+    socket.unlink(missing_ok=True)
+    with background(peer("qemu-nbd"), "-t", "-e", "0", "-k", socket, *options, image, ready=socket):
+        yield f"nbd+unix:///?socket={socket}"
+
+
+def nbdinfo_map(uri: str, context: str) -> list[dict[str, Any]]:
+    """Return libnbd's view of one context of an export, as `nbdinfo --map --json` prints it."""
+    done = run("nbdinfo", f"--map={context}", "--json", uri)
+    result: list[dict[str, Any]] = json.loads(done.stdout)
+    return result
