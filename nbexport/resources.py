@@ -35,3 +35,18 @@ def data_path(*parts: str) -> Path:
 def notebooks_path() -> Path:
     """Return the folder of the notebooks that travel with the package."""
     return _folder("_notebooks", "notebooks")
+
+
+def image_path(name: str) -> Path:
+    """Return a disk image: a file of that path, or one that travels with the package.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    path = Path(name)
+    if path.exists():
+        return path.resolve()
+    known = _folder("_data", "data") / "images" / name
+    if known.is_file():
+        return known
+    raise UsageError(f"no such image: {name}")

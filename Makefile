@@ -1,0 +1,78 @@
+# nbexport: one command a purpose; `make help` lists them. No target needs root.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# Passed to the test runner: make test T='-k extents'
+T      ?=
+
+.DEFAULT_GOAL := all
+
+# An editor or a virtual environment of the caller must not leak into the project's own.
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: all
+all: site ## set up, run every notebook, build the site (the default)
+
+# The environment is made anew when it lacks what the project file or the lock asks for. The lock
+# is a constraint, not a list: a Python that needs one package more than the lock's still installs.
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'nbexport needs Python 3.11 or later: make PYTHON=python3.12' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(READY) ## make .venv with everything that development needs
+
+.PHONY: site
+site: setup ## run the notebooks and render them to build/site/
+	$(BIN)/nbexport site --output build
+
+.PHONY: notebooks
+notebooks: setup ## run the notebooks with their defaults, into build/notebooks/
+	$(BIN)/nbexport site --output build --no-render
+
+.PHONY: test
+test: setup ## run every test: units, real peers, notebooks
+	$(BIN)/python -bb -m pytest -n 2 $(T)
+	$(BIN)/python -m pytest -c tests/notebooks/pytest.ini tests/notebooks
+
+.PHONY: lint
+lint: setup ## check style, types, layers, notebooks and generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+	$(BIN)/python .ci/lock.py --check
+
+.PHONY: format
+format: setup ## format the code and strip the notebooks
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --show-fixes .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
+.PHONY: lab
+lab: setup ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+.PHONY: lock
+lock: setup ## derive requirements.lock and environment.yml from pyproject.toml
+	$(BIN)/python .ci/lock.py
+
+.PHONY: clean
+clean: ## remove everything that was built, the environment included
+	rm -rf build dist $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  The first run needs Python 3.11 or later with venv, and a network to install packages.'
+	@echo '  Real peers are optional (qemu-utils, qemu-system-common, qemu-system-x86, libnbd-bin,'
+	@echo '  nbdkit, socat, chromium): a test whose peer is missing says so and is skipped.'

@@ -1,0 +1,342 @@
+"""The header of a qcow2 image and its extensions, checked in QEMU's order with QEMU's texts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nbexport.block.qcow2 import layout
+from nbexport.errors import FormatError
+from nbexport.units import SECTOR_SIZE, align_up
+
+if TYPE_CHECKING:
+    from nbexport.block.node import BlockNode
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BitmapsExtension:
+    """Where the bitmap directory is.
+
+    Attributes:
+        count: bitmaps in the directory.
+        directory_offset: in the file, cluster aligned.
+        directory_size: bytes.
+    """
+
+    count: int
+    directory_offset: int
+    directory_size: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What of a header is needed to read the image; every check has passed.
+
+    Attributes:
+        version: 2 or 3.
+        cluster_bits: binary logarithm of the cluster size.
+        size: virtual size in bytes, rounded down to 512 as QEMU does.
+        l1_entries: entries of the L1 table that map the disk.
+        l1_table_offset: in the file, cluster aligned.
+        refcount_table_offset: in the file, cluster aligned.
+        refcount_table_clusters: its length.
+        refcount_bits: width of a reference count, 1 to 64.
+        backing_file: the name as stored, None if there is none.
+        backing_format: the driver's name from the extension, None if not given.
+        bitmaps: the bitmaps extension, None if absent or not to be trusted.
+        incompatible_features: as stored; dirty (bit 0) and corrupt (bit 1) do not hinder reading.
+    """
+
+    version: int
+    cluster_bits: int
+    size: int
+    l1_entries: int
+    l1_table_offset: int
+    refcount_table_offset: int
+    refcount_table_clusters: int
+    refcount_bits: int
+    backing_file: str | None
+    backing_format: str | None
+    bitmaps: BitmapsExtension | None
+    incompatible_features: int
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes of a cluster."""
+        return 1 << self.cluster_bits
+
+    @property
+    def l2_entries(self) -> int:
+        """Entries of an L2 table."""
+        return self.cluster_size // layout.ENTRY_SIZE
+
+
+@dataclass(frozen=True)
+class _Extensions:
+    backing_format: str | None
+    bitmaps: BitmapsExtension | None
+    luks: bool
+    incompatible_names: dict[int, str]
+
+
+def _fetch(file: BlockNode, offset: int, length: int) -> bytes:
+    buffer = bytearray(length)
+    file.read_padded(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+def _text(raw: bytes) -> str:
+    """Return a stored name: it ends at a NUL, and any byte may occur in it."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+
+
+def read_header(file: BlockNode) -> Header:
+    """Read and check the header of the image in ``file``.
+
+    Bytes behind the end of the file count as zeroes, as in QEMU.
+
+    Raises:
+        FormatError: a field is impossible or names what is not supported; QEMU's text.
+        OSError: the host cannot read.
+
+    Source: qcow2 specification, "Header" and "Header extensions".
+    """
+    try:
+        return _read_header(file)
+    except FormatError as error:
+        if error.path is None:
+            error.path = file.filename
+        raise
+
+
+def _read_header(file: BlockNode) -> Header:
+    raw = layout.RawHeader(*layout.HEADER.unpack(_fetch(file, 0, layout.HEADER.size)))
+    if raw.magic != layout.MAGIC:
+        raise FormatError("Image is not in qcow2 format")
+    if raw.version not in {2, 3}:
+        raise FormatError(f"Unsupported qcow2 version {raw.version}")
+    if not layout.CLUSTER_BITS_MIN <= raw.cluster_bits <= layout.CLUSTER_BITS_MAX:
+        raise FormatError(f"Unsupported cluster size: 2^{raw.cluster_bits}")
+    cluster_size = 1 << raw.cluster_bits
+    if raw.version == 2:
+        raw = raw._replace(
+            incompatible_features=0,
+            compatible_features=0,
+            autoclear_features=0,
+            refcount_order=layout.REFCOUNT_ORDER_V2,
+            header_length=layout.HEADER_LENGTH_V2,
+        )
+    elif raw.header_length < layout.HEADER_LENGTH_V3:
+        raise FormatError("qcow2 header too short")
+    if raw.header_length > cluster_size:
+        raise FormatError("qcow2 header exceeds cluster size")
+    if raw.backing_file_offset > cluster_size:
+        raise FormatError("Invalid backing file offset")
+    extensions_end = raw.backing_file_offset or cluster_size
+    compression = 0
+    if raw.header_length > layout.COMPRESSION_TYPE_OFFSET:
+        compression = raw.compression_type
+    _check_compression(raw.incompatible_features, compression)
+    _check_features(file, raw, extensions_end)
+    if raw.refcount_order > layout.REFCOUNT_ORDER_MAX:
+        raise FormatError("Reference count entry width too large; may not exceed 64 bits")
+    if raw.crypt_method > max(layout.CRYPT_NAMES):
+        raise FormatError(f"Unsupported encryption method {raw.crypt_method}")
+    size, l1_entries = _check_tables(raw, cluster_size)
+    found = _read_extensions(file, raw, extensions_end, check=True)
+    if raw.crypt_method:
+        name = layout.CRYPT_NAMES[raw.crypt_method]
+        if name == "luks" and not found.luks:
+            raise FormatError("Missing CRYPTO header for crypt method 2")
+        raise FormatError(f"Encryption '{name}' is not supported")
+    return Header(
+        version=raw.version,
+        cluster_bits=raw.cluster_bits,
+        size=size,
+        l1_entries=l1_entries,
+        l1_table_offset=raw.l1_table_offset,
+        refcount_table_offset=raw.refcount_table_offset,
+        refcount_table_clusters=raw.refcount_table_clusters,
+        refcount_bits=1 << raw.refcount_order,
+        backing_file=_read_backing_name(file, raw, cluster_size),
+        backing_format=found.backing_format,
+        bitmaps=found.bitmaps,
+        incompatible_features=raw.incompatible_features,
+    )
+
+
+def _check_compression(incompatible: int, compression: int) -> None:
+    marked = bool(incompatible & 1 << layout.INCOMPATIBLE_COMPRESSION)
+    if compression not in layout.COMPRESSION_NAMES:
+        raise FormatError(f"qcow2: unknown compression type: {compression}")
+    if compression == 0 and marked:
+        raise FormatError("qcow2: Compression type incompatible feature bit must not be set")
+    if compression != 0 and not marked:
+        raise FormatError("qcow2: Compression type incompatible feature bit must be set")
+    if compression != 0:
+        name = layout.COMPRESSION_NAMES[compression]
+        raise FormatError(f"Compression type '{name}' is not supported")
+
+
+def _check_features(file: BlockNode, raw: layout.RawHeader, extensions_end: int) -> None:
+    """Refuse incompatible features by the names that the image itself gives them, then by ours."""
+    unknown = raw.incompatible_features & ~layout.INCOMPATIBLE_READ
+    if not unknown:
+        return
+    # A broken extension hides the names here; what is wrong with it would be told later.
+    names = _read_extensions(file, raw, extensions_end, check=False).incompatible_names
+    told = []
+    for source in (names, layout.INCOMPATIBLE_NAMES):
+        for bit, name in source.items():
+            if unknown & 1 << bit:
+                unknown &= ~(1 << bit)
+                told.append(name)
+    if unknown:
+        told.append(f"Unknown incompatible feature: {unknown:x}")
+    raise FormatError(f"Unsupported qcow2 feature(s): {', '.join(told)}")
+
+
+def _check_table(
+    raw: layout.RawHeader, name: str, offset: int, entries: int, width: int, limit: int
+) -> None:
+    if entries * width > limit:
+        raise FormatError(f"{name} too large")
+    if offset + entries * width > layout.OFFSET_MAX or offset % (1 << raw.cluster_bits):
+        raise FormatError(f"{name} offset invalid")
+
+
+def _check_tables(raw: layout.RawHeader, cluster_size: int) -> tuple[int, int]:
+    """Check where the tables are and whether they map the disk; return size and L1 entries."""
+    if raw.refcount_table_clusters == 0:
+        raise FormatError("Image does not contain a reference count table")
+    _check_table(
+        raw,
+        "Reference count table",
+        raw.refcount_table_offset,
+        raw.refcount_table_clusters,
+        cluster_size,
+        layout.REFCOUNT_TABLE_MAX,
+    )
+    _check_table(
+        raw,
+        "Snapshot table",
+        raw.snapshots_offset,
+        raw.nb_snapshots,
+        layout.SNAPSHOT_ENTRY_MIN,
+        layout.SNAPSHOT_ENTRY_MIN * layout.SNAPSHOTS_MAX,
+    )
+    _check_table(
+        raw,
+        "Active L1 table",
+        raw.l1_table_offset,
+        raw.l1_size,
+        layout.ENTRY_SIZE,
+        layout.L1_TABLE_MAX,
+    )
+    if raw.size > layout.OFFSET_MAX:
+        raise FormatError("Could not refresh total sector count: File too large")
+    span = cluster_size * (cluster_size // layout.ENTRY_SIZE)
+    needed = -(-raw.size // span)
+    if needed > layout.L1_INDEX_MAX:
+        raise FormatError("Image is too big")
+    if needed > raw.l1_size:
+        raise FormatError("L1 table is too small")
+    return raw.size // SECTOR_SIZE * SECTOR_SIZE, needed
+
+
+def _read_extensions(
+    file: BlockNode, raw: layout.RawHeader, end: int, *, check: bool
+) -> _Extensions:
+    """Walk the header extensions; without ``check`` stop silently at the first that is broken."""
+    backing_format: str | None = None
+    bitmaps: BitmapsExtension | None = None
+    luks = False
+    names: dict[int, str] = {}
+    at = raw.header_length
+    # At most a cluster of 2 MiB, so at most 256 Ki extensions.
+    area = _fetch(file, 0, end)
+    while at < end:
+        kind, length = layout.EXTENSION.unpack_from(area.ljust(at + layout.EXTENSION.size, b"\0"), at) \
+            if at + layout.EXTENSION.size > end else layout.EXTENSION.unpack_from(area, at)
+        at += layout.EXTENSION.size
+        if at > end or length > end - at:
+            if check:
+                raise FormatError("Header extension too large")
+            break
+        data = area[at : at + length]
+        if kind == layout.EXTENSION_END:
+            break
+        if kind == layout.EXTENSION_FEATURE_NAMES and not check:
+            names |= _feature_names(data)
+        elif kind == layout.EXTENSION_BACKING_FORMAT and check:
+            if length > layout.BACKING_FORMAT_MAX:
+                raise FormatError(
+                    f"ERROR: ext_backing_format: len={length} too large "
+                    f"(>={layout.BACKING_FORMAT_MAX + 1})"
+                )
+            backing_format = _text(data) or None
+        elif kind == layout.EXTENSION_LUKS and check:
+            luks = True
+            if raw.crypt_method != 2:
+                raise FormatError(
+                    "CRYPTO header extension only expected with LUKS encryption method"
+                )
+        elif kind == layout.EXTENSION_BITMAPS and check:
+            bitmaps = _bitmaps_extension(file, raw, data)
+        at += align_up(length, 8)
+    return _Extensions(backing_format, bitmaps, luks, names)
+
+
+def _feature_names(data: bytes) -> dict[int, str]:
+    usable = len(data) // layout.FEATURE_NAME.size * layout.FEATURE_NAME.size
+    names: dict[int, str] = {}
+    for kind, bit, name in layout.FEATURE_NAME.iter_unpack(data[:usable]):
+        if not name[0]:
+            break
+        if kind == layout.FEATURE_TYPE_INCOMPATIBLE:
+            names.setdefault(bit, _text(name))
+    return names
+
+
+def _bitmaps_extension(
+    file: BlockNode, raw: layout.RawHeader, data: bytes
+) -> BitmapsExtension | None:
+    if len(data) != layout.BITMAPS.size:
+        raise FormatError("bitmaps_ext: Invalid extension length")
+    if not raw.autoclear_features & layout.AUTOCLEAR_BITMAPS:
+        _log.warning(
+            "%s: %s wrote to this image without keeping its bitmaps: they are left out",
+            file.filename,
+            "software for version 2" if raw.version == 2 else "a program without bitmap support",
+        )
+        return None
+    count, reserved, size, offset = layout.BITMAPS.unpack(data)
+    if reserved:
+        raise FormatError("bitmaps_ext: Reserved field is not zero")
+    if count > layout.BITMAPS_MAX:
+        raise FormatError(
+            f"bitmaps_ext: Image has {count} bitmaps, exceeding the QEMU supported maximum "
+            f"of {layout.BITMAPS_MAX}"
+        )
+    if count == 0:
+        raise FormatError("found bitmaps extension with zero bitmaps")
+    if offset % (1 << raw.cluster_bits):
+        raise FormatError("bitmaps_ext: invalid bitmap directory offset")
+    if size > layout.BITMAP_DIRECTORY_MAX:
+        raise FormatError(
+            f"bitmaps_ext: bitmap directory size ({size}) exceeds the maximum supported size "
+            f"({layout.BITMAP_DIRECTORY_MAX})"
+        )
+    return BitmapsExtension(count, offset, size)
+
+
+def _read_backing_name(file: BlockNode, raw: layout.RawHeader, cluster_size: int) -> str | None:
+    if raw.backing_file_offset == 0:
+        return None
+    length = raw.backing_file_size
+    if length > min(layout.BACKING_NAME_MAX, cluster_size - raw.backing_file_offset):
+        raise FormatError("Backing file name too long")
+    return _text(_fetch(file, raw.backing_file_offset, length)) or None

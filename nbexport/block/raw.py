@@ -1,0 +1,76 @@
+"""The raw format: a disk that is a file, or a window of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from nbexport.bits import Extents
+from nbexport.block.node import ALLOCATED, ZERO, BlockNode
+from nbexport.errors import UsageError
+from nbexport.units import SECTOR_SIZE, align_up
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+class RawNode(BlockNode):
+    """A disk whose bytes are those of another node.
+
+    Args:
+        file: the node below; stays open when this one closes.
+        offset: where in it the disk begins.
+        size: length of the disk, a multiple of 512; None for all that follows ``offset``.
+        probed: the format was guessed; QEMU then serves whole sectors only.
+
+    Raises:
+        UsageError: the window does not lie inside the file. The text is QEMU's.
+    """
+
+    driver: ClassVar[str] = "raw"
+
+    def __init__(
+        self, file: BlockNode, offset: int = 0, size: int | None = None, *, probed: bool = False
+    ) -> None:
+        if offset < 0 or (size is not None and size < 0):
+            raise UsageError(f"offset and size must not be negative: {offset}, {size}")
+        if offset > file.size:
+            raise UsageError(
+                f"Offset ({offset}) cannot be greater than size of the containing file "
+                f"({file.size})"
+            )
+        if size is not None and offset + size > file.size:
+            raise UsageError(
+                f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to "
+                f"the actual size of the containing file ({file.size})"
+            )
+        if size is not None and size % SECTOR_SIZE:
+            raise UsageError(f"Specified size is not multiple of {SECTOR_SIZE}")
+        length = file.size - offset if size is None else size
+        super().__init__(file.filename, align_up(length, SECTOR_SIZE))
+        self.file: BlockNode = file
+        self.offset = offset
+        self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
+
+    def allocated_size(self) -> int:
+        """Return the bytes of storage of the node below."""
+        return self.file.allocated_size()
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        self.file.read_padded(self.offset + offset, buffer)
+
+    def _status(self, start: int, end: int, *, want_zero: bool) -> Extents:
+        low = self.offset + start
+        high = max(low, min(self.offset + end, self.file.size))
+        if high == low:
+            return Extents.uniform(start, end, ZERO | ALLOCATED)
+        found = self.file._status(low, high, want_zero=want_zero)
+        return found.shift(-self.offset).extend(end, ZERO | ALLOCATED)
+
+    def _generation(self) -> Hashable:
+        return self.file._generation()
+
+    def _map_is_bounded(self) -> bool:
+        return self.file._map_is_bounded()
+
+    def _raise_damage(self, offset: int) -> None:
+        self.file._raise_damage(self.offset + offset)

@@ -1,0 +1,1 @@
+"""The command ``nbexport``: one thin module a command group."""

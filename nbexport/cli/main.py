@@ -1,0 +1,72 @@
+"""The entry point: finds the command, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from nbexport import __version__
+from nbexport.errors import NbexportError
+
+# Where each command lives, and its line in the help: a module is imported when its command runs.
+_COMMANDS = {
+    "map": ("nbexport.cli.nbd:map_command", "Print the extents of an export, context by context."),
+    "qmp": ("nbexport.cli.qmp:qmp_command", "Run an emulated QMP monitor of a QEMU release."),
+    "run": ("nbexport.cli.notebooks:run_command", "Run one notebook with parameters."),
+    "serve": ("nbexport.cli.nbd:serve_command", "Serve a disk image and its bitmaps over NBD."),
+    "site": ("nbexport.cli.notebooks:site_command", "Run the notebooks and build the site."),
+}
+
+
+class _Commands(click.Group):
+    """Imports a command only when it is called: some need libraries that take a second."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nbexport", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Export a disk's dirty bitmaps over NBD, as QEMU does.
+
+    Serve an image with its bitmaps, look at any export's maps, stand in for the monitor of a QEMU
+    release, and run the notebooks that explain the interface.
+
+    Exit status: 0 success, 1 the input or a peer is at fault, 2 wrong usage.
+    """
+
+
+def main() -> None:
+    """Run the command line; print any expected error as one line on standard error."""
+    try:
+        cli(standalone_mode=True)
+    except NbexportError as error:
+        _stop(str(error))
+    except BrokenPipeError:
+        # The reader of our output has left (`nbexport map ... | head`); that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _stop(message: str) -> None:
+    one_line = " ".join(message.split())
+    click.echo(f"nbexport: {one_line}", err=True)
+    sys.exit(1)

@@ -1,0 +1,20 @@
+"""An emulated QEMU process: block nodes, bitmaps and exports that QMP commands act on."""
+
+from __future__ import annotations
+
+from nbexport.emulator.host import MonitorAddress, run_monitor
+from nbexport.emulator.machine import PROGRAMS, Machine
+from nbexport.emulator.release import Release, known_releases
+from nbexport.emulator.targets import TARGETS, Target, launch
+
+__all__ = [
+    "PROGRAMS",
+    "TARGETS",
+    "Machine",
+    "MonitorAddress",
+    "Release",
+    "Target",
+    "known_releases",
+    "launch",
+    "run_monitor",
+]

@@ -1,0 +1,250 @@
+"""The NBD server and the exports: nbd-server-*, block-export-*, query-block-exports."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from nbexport import nbd
+from nbexport.emulator.commands.registry import command
+from nbexport.emulator.graph import BlockExport, DirtyBitmap, Node, is_well_formed
+from nbexport.errors import CommandError, UsageError
+from nbexport.units import SECTOR_SIZE, align_down
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nbexport.emulator.commands.registry import Arguments
+    from nbexport.emulator.machine import Machine
+
+STRING_LENGTH_MAX = 4096
+"""The NBD protocol's limit for names and descriptions, in bytes."""
+
+
+@command("nbd-server-start")
+async def server_start(machine: Machine, arguments: Arguments) -> None:
+    """Listen for NBD clients on one address."""
+    if machine.nbd_server is not None:
+        raise CommandError("NBD server already running")
+    max_connections = arguments.get("max-connections", machine.release.max_connections)
+    server = nbd.NbdServer(
+        max_connections=max_connections, handshake_seconds=machine.release.handshake_seconds
+    )
+    address = arguments["addr"]
+    try:
+        await _listen(server, address["type"], address["data"])
+        if "tls-creds" in arguments:
+            raise CommandError(f"No TLS credentials with id '{arguments['tls-creds']}'")
+    except BaseException:
+        await server.close()
+        raise
+    machine.nbd_server = server
+    machine.nbd_max_connections = max_connections
+
+
+async def _listen(server: nbd.NbdServer, kind: str, data: Mapping[str, Any]) -> None:
+    """Open the listening socket that a legacy socket address describes."""
+    if kind == "unix":
+        path = data["path"]
+        if data.get("abstract", False):
+            raise CommandError("Listening on an abstract socket is not supported by this emulator")
+        try:
+            await server.listen_unix(path)
+        except OSError as error:
+            raise CommandError(
+                f"Failed to bind socket to {path}: {error.strerror or error}"
+            ) from error
+        except UsageError as error:
+            raise CommandError(str(error)) from error
+    elif kind == "inet":
+        try:
+            await server.listen_tcp(data["host"] or None, int(data["port"]))
+        except ValueError:
+            raise CommandError(
+                f"address resolution failed for {data['host']}:{data['port']}: "
+                "Servname not supported for ai_socktype"
+            ) from None
+        except OSError as error:
+            raise CommandError(
+                f"Failed to find an available port: {error.strerror or error}"
+            ) from error
+    else:
+        raise CommandError(
+            f"Listening on a socket of type '{kind}' is not supported by this emulator"
+        )
+
+
+@command("nbd-server-stop")
+async def server_stop(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001 - it has none
+    """Remove every NBD export, cut every client, close the listening socket."""
+    server = _running_server(machine)
+    machine.nbd_server = None
+    exports = [export for export in machine.graph.exports.values() if export.type == "nbd"]
+    for export in exports:
+        export.shutting_down = True
+    await server.close()
+    for export in exports:
+        machine.forget_export(export)
+
+
+@command("nbd-server-add")
+async def server_add(machine: Machine, arguments: Arguments) -> None:
+    """Export a node under its name: the deprecated form, one bitmap at the most."""
+    device = arguments["device"]
+    node = machine.graph.find(device)
+    name = arguments.get("name", device)
+    bitmap = arguments.get("bitmap")
+    await _add_export(
+        machine,
+        {
+            "type": "nbd",
+            "id": name,
+            "node-name": node.name,
+            "name": name,
+            "writable": arguments.get("writable", False) and not node.read_only,
+            **({"description": arguments["description"]} if "description" in arguments else {}),
+            **({"bitmaps": [bitmap]} if bitmap is not None else {}),
+        },
+    )
+
+
+@command("nbd-server-remove")
+async def server_remove(machine: Machine, arguments: Arguments) -> None:
+    """Remove an NBD export by its id: the deprecated form of block-export-del."""
+    name = arguments["name"]
+    export = machine.graph.exports.get(name)
+    if export is not None and export.type != "nbd":
+        raise CommandError(f"Block export '{name}' is not an NBD export")
+    await _delete_export(machine, name, arguments.get("mode", "safe"))
+
+
+@command("block-export-add")
+async def export_add(machine: Machine, arguments: Arguments) -> None:
+    """Export a node."""
+    await _add_export(machine, arguments)
+
+
+@command("block-export-del")
+async def export_del(machine: Machine, arguments: Arguments) -> None:
+    """Remove an export; with mode hard, whoever uses it."""
+    await _delete_export(machine, arguments["id"], arguments.get("mode", "safe"))
+
+
+@command("query-block-exports")
+async def query_exports(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:  # noqa: ARG001
+    """List the exports, newest first."""
+    return [
+        {
+            "id": export.id,
+            "type": export.type,
+            "node-name": export.node.name,
+            "shutting-down": export.shutting_down,
+        }
+        for export in reversed(machine.graph.exports.values())
+    ]
+
+
+def _running_server(machine: Machine) -> nbd.NbdServer:
+    if machine.nbd_server is None:
+        raise CommandError("NBD server not running")
+    return machine.nbd_server
+
+
+async def _add_export(machine: Machine, arguments: Arguments) -> None:
+    """Check in QEMU's order, then create: nothing is left behind by a failure."""
+    identifier: str = arguments["id"]
+    if not is_well_formed(identifier):
+        raise CommandError("Invalid block export id")
+    if identifier in machine.graph.exports:
+        raise CommandError(f"Block export id '{identifier}' is already in use")
+    if arguments["type"] != "nbd":
+        raise CommandError("No driver found for the requested export type")
+    node = machine.graph.nodes.get(arguments["node-name"])
+    if node is None:
+        raise CommandError(f"Cannot find device='' nor node-name='{arguments['node-name']}'")
+    if arguments.get("writable", False):
+        if node.read_only:
+            raise CommandError("Cannot export read-only node as writable")
+        raise CommandError("Writable exports are not supported by this emulator")
+    if "iothread" in arguments:
+        raise CommandError(f'iothread "{arguments["iothread"]}" not found')
+    server = _running_server(machine)
+    name: str = arguments.get("name", node.name)
+    description: str | None = arguments.get("description")
+    if len(name.encode()) > STRING_LENGTH_MAX:
+        raise CommandError(f"export name '{name}' too long")
+    if description is not None and len(description.encode()) > STRING_LENGTH_MAX:
+        raise CommandError(f"description '{description}' too long")
+    if name in server.exports:
+        raise CommandError(f"NBD server already has export named '{name}'")
+    bitmaps = [_find_bitmap(machine, node, given) for given in arguments.get("bitmaps", ())]
+    server.add(_nbd_export(machine, node, name, arguments, bitmaps))
+    for bitmap in bitmaps:
+        bitmap.busy = True
+    machine.graph.exports[identifier] = BlockExport(identifier, "nbd", node, name, bitmaps)
+
+
+def _nbd_export(
+    machine: Machine, node: Node, name: str, arguments: Arguments, bitmaps: Sequence[DirtyBitmap]
+) -> nbd.Export:
+    by_limit = machine.release.multi_conn_by_limit
+    return nbd.from_node(
+        node.block,
+        name,
+        size=align_down(node.block.size, SECTOR_SIZE),
+        description=arguments.get("description"),
+        allocation_depth=arguments.get("allocation-depth", False),
+        bitmaps=[(bitmap.name, bitmap.extents) for bitmap in bitmaps],
+        multi_conn=machine.nbd_max_connections != 1 if by_limit else True,
+    )
+
+
+def _find_bitmap(machine: Machine, node: Node, given: str | Mapping[str, str]) -> DirtyBitmap:
+    """Return one bitmap of the list, checked as QEMU does for the form it was given in."""
+    if not isinstance(given, str):
+        owner = machine.graph.nodes.get(given["node"])
+        if owner is None:
+            raise CommandError(f"Node '{given['node']}' not found")
+        bitmap = owner.bitmap(given["name"])
+        if bitmap is None:
+            raise CommandError(f"Dirty bitmap '{given['name']}' not found")
+        bitmap.check(allow_readonly=True)
+        return bitmap
+    for owner in node.chain():
+        bitmap = owner.bitmap(given)
+        if bitmap is not None:
+            break
+    else:
+        raise CommandError(f"Bitmap '{given}' is not found")
+    if not machine.release.enabled_before_state:
+        bitmap.check(allow_readonly=True)
+    if bitmap.enabled and not owner.read_only:
+        raise CommandError(f"Enabled bitmap '{given}' incompatible with readonly export")
+    if machine.release.enabled_before_state:
+        bitmap.check(allow_readonly=True)
+    return bitmap
+
+
+async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:
+    export = machine.graph.exports.get(identifier)
+    if export is None:
+        raise CommandError(f"Export '{identifier}' is not found")
+    if export.shutting_down:
+        raise CommandError(f"Export '{identifier}' is already shutting down")
+    server = _running_server(machine)
+    busy = server.clients_of(export.name) > 0
+    if mode == "safe" and busy:
+        raise CommandError(f"export '{identifier}' still in use")
+    export.shutting_down = True
+    if busy or not machine.release.deletes_before_reply:
+        machine.later(_finish(machine, server, export))
+    else:
+        await _finish(machine, server, export)
+
+
+async def _finish(machine: Machine, server: nbd.NbdServer, export: BlockExport) -> None:
+    """Cut the export's clients, then forget it, which tells the monitors."""
+    await asyncio.shield(server.remove(export.name, hard=True))
+    # nbd-server-stop may have come between and forgotten it already.
+    if machine.graph.exports.get(export.id) is export:
+        machine.forget_export(export)

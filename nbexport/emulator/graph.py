@@ -1,0 +1,193 @@
+"""A QEMU process's state: nodes, bitmaps and exports. Plain data, no I/O."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nbexport.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nbexport.bits import Bitmap, Extents
+    from nbexport.block import BlockNode
+
+NODE_NAME_LENGTH_MAX = 31
+"""A node name is kept in 32 bytes, the last of which ends it."""
+
+_WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*\Z")
+
+
+def is_well_formed(name: str) -> bool:
+    """Return whether ``name`` can be an id: a letter, then letters, digits and ``-._``."""
+    return _WELL_FORMED.match(name) is not None
+
+
+@dataclass(eq=False)
+class DirtyBitmap:
+    """A dirty bitmap of a node.
+
+    Attributes:
+        name: unique in its node.
+        bits: what is dirty; empty for an inconsistent one, whose content cannot be trusted.
+        enabled: whether writes are recorded.
+        persistent: whether it lives in the image.
+        inconsistent: whether the image's last writer did not store it.
+        busy: whether an export holds it.
+        readonly: whether its node cannot be written, so that it cannot change.
+    """
+
+    name: str
+    bits: Bitmap
+    enabled: bool = True
+    persistent: bool = False
+    inconsistent: bool = False
+    busy: bool = False
+    readonly: bool = False
+
+    def extents(self) -> Extents:
+        """Return what is dirty now."""
+        return self.bits.extents()
+
+    def check(self, *, allow_readonly: bool = False, allow_inconsistent: bool = False) -> None:
+        """Raise CommandError unless an operation may use the bitmap; QEMU's order and words."""
+        if self.busy:
+            raise CommandError(
+                f"Bitmap '{self.name}' is currently in use by another operation and cannot be used"
+            )
+        if self.readonly and not allow_readonly:
+            raise CommandError(f"Bitmap '{self.name}' is readonly and cannot be modified")
+        if self.inconsistent and not allow_inconsistent:
+            raise CommandError(f"Bitmap '{self.name}' is inconsistent and cannot be used")
+
+
+@dataclass(eq=False)
+class Node:
+    """A block node.
+
+    Attributes:
+        name: the node name, given or generated.
+        block: the disk behind it.
+        options: what ``blockdev-add`` was told, for the file name that queries show.
+        read_only: whether it was opened so.
+        monitor_owned: whether ``blockdev-del`` may remove it.
+        file: the node of the ``file`` child.
+        backing: the node of the ``backing`` child.
+        bitmaps: its dirty bitmaps, oldest first.
+    """
+
+    name: str
+    block: BlockNode
+    options: dict[str, Any]
+    read_only: bool
+    monitor_owned: bool = False
+    file: Node | None = None
+    backing: Node | None = None
+    bitmaps: list[DirtyBitmap] = field(default_factory=list)
+
+    def children(self) -> list[Node]:
+        """Return the nodes that this one is built on."""
+        return [child for child in (self.file, self.backing) if child is not None]
+
+    def chain(self) -> Iterator[Node]:
+        """Yield this node and its backing nodes, top first."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.backing
+
+    def bitmap(self, name: str) -> DirtyBitmap | None:
+        """Return the bitmap of that name, or None."""
+        return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
+
+
+@dataclass(eq=False)
+class BlockExport:
+    """An export, created by ``block-export-add`` or ``nbd-server-add``.
+
+    Attributes:
+        id: its id in the monitor.
+        type: the kind of export, ``nbd``.
+        node: what it exports.
+        name: its name on the NBD server.
+        bitmaps: the bitmaps that it holds busy.
+        shutting_down: whether its removal has begun.
+    """
+
+    id: str
+    type: str
+    node: Node
+    name: str
+    bitmaps: list[DirtyBitmap]
+    shutting_down: bool = False
+
+
+class Graph:
+    """All nodes and exports of a process, in the order of their creation."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.exports: dict[str, BlockExport] = {}
+        self._generated = 0
+        self._random = random.Random()  # noqa: S311 - names, not secrets
+
+    def generate_name(self) -> str:
+        """Return a node name that nobody can have given: ``#block`` and at least three digits.
+
+        A counter makes it unique, two random digits keep clients from relying on it.
+        """
+        name = f"#block{self._generated}{self._random.randrange(100):02d}"
+        self._generated += 1
+        return name
+
+    def check_name(self, name: str) -> None:
+        """Raise CommandError unless a new node may have this name."""
+        if not is_well_formed(name):
+            raise CommandError(f"Invalid node-name: '{name}'")
+        if name in self.nodes:
+            raise CommandError(f"Duplicate nodes with node-name='{name}'")
+        if len(name.encode()) > NODE_NAME_LENGTH_MAX:
+            raise CommandError("Node name too long")
+
+    def find(self, name: str) -> Node:
+        """Return a node by name or, in QEMU's terms, by device.
+
+        Raises:
+            CommandError: there is none.
+        """
+        if name not in self.nodes:
+            raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
+        return self.nodes[name]
+
+    def parents(self, node: Node) -> list[Node]:
+        """Return the nodes that are built on ``node``."""
+        return [other for other in self.nodes.values() if node in other.children()]
+
+    def exports_of(self, node: Node) -> list[BlockExport]:
+        """Return the exports of ``node``."""
+        return [export for export in self.exports.values() if export.node is node]
+
+    def remove(self, node: Node) -> list[Node]:
+        """Take ``node`` out, and every child that nothing else holds.
+
+        Returns:
+            The removed nodes, a parent before its children: the order in which to close them.
+        """
+        removed = []
+        waiting = [node]
+        while waiting:
+            gone = waiting.pop(0)
+            del self.nodes[gone.name]
+            removed.append(gone)
+            waiting += [
+                child
+                for child in gone.children()
+                if not child.monitor_owned
+                and child.name in self.nodes
+                and not self.parents(child)
+                and not self.exports_of(child)
+            ]
+        return removed

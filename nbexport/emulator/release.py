@@ -1,0 +1,119 @@
+"""What the emulated release knows and how it behaves where releases differ.
+
+One table instead of scattered conditions: a command asks the release a question, and the answer
+names the first release for which it holds. Stable releases count: a fix that was carried back to
+7.2.9 holds there, although 8.0.0 does not have it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nbexport.errors import UsageError
+from nbexport.resources import data_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Version = tuple[int, int, int]
+
+# The last stable release of each branch that had any; a bare "7.2" means the newest of its branch.
+_NEWEST_STABLE: Mapping[tuple[int, int], int] = {(5, 2): 0, (7, 2): 22}
+
+_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?\Z")
+
+
+@dataclass(frozen=True, order=True)
+class Release:
+    """A QEMU release, by its number.
+
+    Attributes:
+        version: major, minor and micro number.
+    """
+
+    version: Version
+
+    @classmethod
+    def parse(cls, text: str) -> Release:
+        """Return the release that ``text`` names: ``7.2`` or ``7.2.14``.
+
+        Raises:
+            UsageError: it is no release number, or the interface of that release is not known.
+        """
+        found = _VERSION.match(text)
+        branch = (int(found[1]), int(found[2])) if found else None
+        if found is None or branch not in _NEWEST_STABLE:
+            known = ", ".join(f"{major}.{minor}" for major, minor in sorted(_NEWEST_STABLE))
+            raise UsageError(f"unknown release '{text}' (known: {known})")
+        newest = _NEWEST_STABLE[branch]
+        micro = int(found[3]) if found[3] is not None else newest
+        if micro > newest:
+            raise UsageError(
+                f"unknown release '{text}' (its branch ends with {found[1]}.{found[2]}.{newest})"
+            )
+        return cls((*branch, micro))
+
+    @property
+    def branch(self) -> str:
+        """Major and minor number: the name of the interface's folder."""
+        return f"{self.version[0]}.{self.version[1]}"
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.version))
+
+    def _has(self, *since: Version) -> bool:
+        """Whether a change is in this release that came with any of ``since``.
+
+        The highest is the release of the main line; the others are stable releases that carried it
+        back, each for its own branch only.
+        """
+        *stable, main = sorted(since)
+        return self.version >= main or any(
+            self.version[:2] == fix[:2] and self.version >= fix for fix in stable
+        )
+
+    @property
+    def max_connections(self) -> int:
+        """Default of ``nbd-server-start``'s ``max-connections``; 0 is no limit."""
+        return 100 if self._has((9, 1, 0), (9, 0, 3), (8, 2, 7), (7, 2, 14)) else 0
+
+    @property
+    def handshake_seconds(self) -> float:
+        """How long a client may take to finish the handshake; 0 is no limit."""
+        return 10.0 if self._has((9, 1, 0), (9, 0, 3), (8, 2, 7), (7, 2, 14)) else 0.0
+
+    @property
+    def deletes_before_reply(self) -> bool:
+        """Whether BLOCK_EXPORT_DELETED of an idle export precedes the reply that deleted it."""
+        return self._has((9, 0, 0), (8, 2, 1), (7, 2, 9))
+
+    @property
+    def multi_conn_by_limit(self) -> bool:
+        """Whether exports offer several connections unless the server is limited to one.
+
+        Before, all read-only exports offered it and no writable one.
+        """
+        return self._has((7, 1, 0))
+
+    @property
+    def enabled_before_state(self) -> bool:
+        """Whether exporting a bitmap checks enabled against read-only before the bitmap's state."""
+        return self._has((7, 1, 0))
+
+    @property
+    def lists_bitmap_status(self) -> bool:
+        """Whether a bitmap's description has the deprecated member ``status``."""
+        return not self._has((6, 0, 0))
+
+    @property
+    def lists_missing_key(self) -> bool:
+        """Whether a node's description has the deprecated ``encryption_key_missing``."""
+        return not self._has((6, 0, 0))
+
+
+def known_releases() -> list[str]:
+    """Return the branches whose interface travels with the package, oldest first."""
+    folders = (path.name for path in data_path("interface").iterdir() if path.is_dir())
+    return sorted(folders, key=lambda name: tuple(map(int, name.split("."))))

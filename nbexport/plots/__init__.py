@@ -1,0 +1,9 @@
+"""Figures and tables: data in, a matplotlib figure and its text alternative out."""
+
+from __future__ import annotations
+
+from nbexport.plots.maps import draw_maps
+from nbexport.plots.plot import Plot, show
+from nbexport.plots.tables import Table, bitmap_table, map_table, window
+
+__all__ = ["Plot", "Table", "bitmap_table", "draw_maps", "map_table", "show", "window"]

@@ -1,0 +1,117 @@
+"""Small tables for notebooks: the numbers that stand beside a figure."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbexport.errors import UsageError
+from nbexport.nbd.meanings import describe
+from nbexport.units import KiB, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nbexport.bits import Extents
+
+_WINDOW_MIN = 256 * KiB
+_WINDOW_FACTOR = 32
+"""A window shows this many times the extent that it is about."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header; a notebook shows it as HTML, anything else as columns.
+
+    Attributes:
+        header: one word for each column.
+        rows: each as long as the header.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        padded = (
+            "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True))
+            for line in lines
+        )
+        return "\n".join(line.rstrip() for line in padded)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{html.escape(word)}</th>' for word in self.header)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(word)}</td>" for word in row) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def bitmap_table(nodes: Sequence[Mapping[str, Any]], node_name: str) -> Table:
+    """Tabulate the dirty bitmaps of a node, oldest first.
+
+    Args:
+        nodes: the result of query-named-block-nodes.
+        node_name: which of them.
+
+    Raises:
+        UsageError: there is no such node.
+    """
+    node = next((node for node in nodes if node["node-name"] == node_name), None)
+    if node is None:
+        raise UsageError(f"no node named '{node_name}'")
+    rows = [
+        (
+            bitmap["name"],
+            format_size(bitmap["granularity"]),
+            format_size(bitmap["count"]),
+            ", ".join(
+                word
+                for word in ("recording", "persistent", "busy", "inconsistent")
+                if bitmap.get(word)
+            ),
+        )
+        for bitmap in reversed(node.get("dirty-bitmaps", []))
+    ]
+    return Table(("bitmap", "granularity", "dirty", "state"), rows)
+
+
+def map_table(maps: Mapping[str, Extents]) -> Table:
+    """Tabulate for each context how many extents it has and how many bytes carry what."""
+    rows = []
+    for context, extents in maps.items():
+        totals = ", ".join(
+            f"{format_size(count)} {describe(context, flags) or f'flags {flags}'}"
+            for flags, count in extents.totals().items()
+        )
+        rows.append((context, str(len(extents)), totals))
+    return Table(("context", "extents", "bytes"), rows)
+
+
+def window(maps: Mapping[str, Extents], context: str) -> tuple[int, int]:
+    """Return a range around the first extent of ``context`` whose flags are not 0.
+
+    Where there is none, or the disk is small, the range is the whole disk.
+
+    Raises:
+        UsageError: there is no map of that context.
+    """
+    if context not in maps:
+        raise UsageError(f"no map of '{context}' (there are: {', '.join(maps)})")
+    extents = maps[context]
+    marked = np.flatnonzero(extents.flags)
+    if not len(marked):
+        return extents.start, extents.end
+    low, high = extents.bounds[marked[0] : marked[0] + 2].tolist()
+    size = max(_WINDOW_MIN, _WINDOW_FACTOR * (high - low))
+    start = max(extents.start, (low + high - size) // 2)
+    end = min(extents.end, start + size)
+    return max(extents.start, end - size), end

@@ -1,0 +1,56 @@
+import pytest
+from nbexport.bits import Extents
+from nbexport.errors import UsageError
+from nbexport.plots import Table, bitmap_table, map_table, window
+
+BITMAP = "qemu:dirty-bitmap:b0"
+
+
+def test_columns_are_aligned_and_html_is_escaped():
+    table = Table(("name", "n"), [("<b>", "1"), ("longer", "22")])
+    assert str(table) == "name    n\n<b>     1\nlonger  22"
+    assert "<td>&lt;b&gt;</td>" in table._repr_html_()
+
+
+def test_bitmaps_are_listed_oldest_first_with_their_state():
+    nodes = [
+        {
+            "node-name": "n",
+            "dirty-bitmaps": [
+                {"name": "new", "granularity": 4096, "count": 0, "busy": True},
+                {"name": "old", "granularity": 65536, "count": 131072, "recording": True},
+            ],
+        }
+    ]
+    assert bitmap_table(nodes, "n").rows == [
+        ("old", "64 KiB", "128 KiB", "recording"),
+        ("new", "4 KiB", "0 B", "busy"),
+    ]
+    with pytest.raises(UsageError, match="'m'"):
+        bitmap_table(nodes, "m")
+
+
+def test_a_map_is_summed_up_in_words():
+    maps = {"base:allocation": Extents.from_lengths([1024, 512], [0, 3])}
+    assert map_table(maps).rows == [("base:allocation", "2", "1 KiB data, 512 B hole,zero")]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "flags", "expected"),
+    [
+        ([100], [0], (0, 100)),
+        ([100], [1], (0, 100)),
+        ([10 << 20, 4096, 10 << 20], [0, 1, 0], ((10 << 20) + 2048 - (1 << 17), None)),
+        ([4096, 10 << 20], [1, 0], (0, 1 << 18)),
+        ([10 << 20, 4096], [0, 1], ((10 << 20) + 4096 - (1 << 18), (10 << 20) + 4096)),
+    ],
+)
+def test_a_window_lies_around_the_first_change_and_inside_the_disk(lengths, flags, expected):
+    start, end = window({BITMAP: Extents.from_lengths(lengths, flags)}, BITMAP)
+    assert start == expected[0]
+    assert end == (expected[1] if expected[1] is not None else start + (1 << 18))
+
+
+def test_a_window_of_a_missing_context_is_refused():
+    with pytest.raises(UsageError, match="no map of 'x'"):
+        window({}, "x")
