@@ -269,6 +269,13 @@ class Extents:
         if int(lengths.max()) > _WIRE_LENGTH_MAX:
             pieces = -(-lengths // _WIRE_LENGTH_MAX)
             tails = lengths - (pieces - 1) * _WIRE_LENGTH_MAX
+            # No more pieces than are asked for: 2**62 bytes would be 2**30 of them.
+            used = int(np.searchsorted(np.cumsum(pieces), max_extents)) + 1
+            pieces, tails, flags = pieces[:used], tails[:used], flags[:used]
+            excess = int(pieces.sum()) - max_extents
+            if excess > 0:
+                pieces[-1] -= excess
+                tails[-1] = _WIRE_LENGTH_MAX
             last = np.cumsum(pieces) - 1
             flags = np.repeat(flags, pieces)
             lengths = np.full(int(pieces.sum()), _WIRE_LENGTH_MAX, dtype=np.int64)

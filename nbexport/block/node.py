@@ -251,18 +251,21 @@ class BlockNode(ABC):
         """Make ``child`` close when this node does."""
         self._owned.append(child)
 
+    def disown(self) -> None:
+        """Leave the closing of every adopted child to the caller."""
+        self._owned = []
+
     def close(self) -> None:
         """Close the node and what it opened itself; closing twice is harmless."""
         # A list instead of recursion: a chain may be longer than the interpreter's stack allows.
-        waiting = [self]
+        waiting: list[BlockNode] = [self]
         while waiting:
             node = waiting.pop()
-            owned: list[BlockNode] = node._owned
+            waiting.extend(node._owned)
             node._owned = []
-            waiting.extend(owned)  # type: ignore[arg-type] # any BlockNode, not only Self
             node._close_own()
 
-    def _close_own(self) -> None:
+    def _close_own(self) -> None:  # noqa: B027 # most nodes hold nothing
         """Release what this node alone holds of the host."""
 
     # Maps over the chain
@@ -332,9 +335,7 @@ def fill_zeroes(buffer: memoryview) -> None:
     np.frombuffer(buffer, dtype=np.uint8)[:] = 0
 
 
-def _fall_through(
-    upper: NDArray[np.uint32], lower: NDArray[np.uint32]
-) -> NDArray[np.uint32]:
+def _fall_through(upper: NDArray[np.uint32], lower: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.where(upper & (ALLOCATED | DAMAGED), upper, lower)
 
 

@@ -40,8 +40,9 @@ class RawNode(BlockNode):
             )
         if size is not None and offset + size > file.size:
             raise UsageError(
+                # The two blanks are QEMU's, and clients see its text.
                 f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to "
-                f"the actual size of the containing file ({file.size})"
+                f" the actual size of the containing file ({file.size})"
             )
         if size is not None and size % SECTOR_SIZE:
             raise UsageError(f"Specified size is not multiple of {SECTOR_SIZE}")
@@ -49,6 +50,7 @@ class RawNode(BlockNode):
         super().__init__(file.filename, align_up(length, SECTOR_SIZE))
         self.file: BlockNode = file
         self.offset = offset
+        self.cluster_size = file.cluster_size
         self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
 
     def allocated_size(self) -> int:

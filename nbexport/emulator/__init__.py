@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbexport.emulator.host import MonitorAddress, run_monitor
 from nbexport.emulator.machine import PROGRAMS, Machine
-from nbexport.emulator.release import Release, known_releases
+from nbexport.emulator.release import Release
 from nbexport.emulator.targets import TARGETS, Target, launch
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "MonitorAddress",
     "Release",
     "Target",
-    "known_releases",
     "launch",
     "run_monitor",
 ]

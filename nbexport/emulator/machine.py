@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from nbexport.nbd import NbdServer
 
 PROGRAMS = ("qemu-system", "qemu-storage-daemon")
-"""What can be emulated: they differ in the commands they have and in how they leave."""
-
-_SYSTEM_ONLY = {"nbd-server-add", "nbd-server-remove"}
-"""Commands of the family that the storage daemon never had: it came when they were old."""
+"""What can be emulated. Of the commands that are emulated they differ in `quit` alone."""
 
 _PACKAGE = "nbexport"
 
@@ -40,7 +37,6 @@ class Machine:
         schema: the interface of the release.
         graph: nodes, bitmaps, exports.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
-        quitting: set when a client has asked the process to end.
     """
 
     def __init__(self, release: Release, *, program: str = "qemu-system") -> None:
@@ -52,7 +48,7 @@ class Machine:
         self.graph = Graph()
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
-        self.quitting = asyncio.Event()
+        self._quit: Callable[[], None] | None = None
         self._emit: Callable[[str, Mapping[str, Any] | None], None] | None = None
         self._lock = asyncio.Lock()
         self._later: set[asyncio.Task[None]] = set()
@@ -66,30 +62,27 @@ class Machine:
             "package": _PACKAGE,
         }
 
-    @functools.cached_property
-    def command_names(self) -> list[str]:
-        """The commands that this program has, newest registration first."""
-        excluded = set() if self.is_system_emulator else _SYSTEM_ONLY
-        return [name for name in reversed(self.schema.commands) if name not in excluded]
-
-    @functools.cached_property
-    def introspection(self) -> list[dict[str, Any]]:
-        """The result of query-qmp-schema."""
-        return qapi.introspect(self.schema)
-
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         """Return the commands, bound to this machine, for a dispatcher."""
-        names = set(self.command_names)
-        return {name: functools.partial(self._run, name) for name in COMMANDS if name in names}
+        known = {entity.name for entity in self.schema.commands()}
+        return {name: functools.partial(self._run, name) for name in COMMANDS if name in known}
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:
         # QEMU's main loop runs one command at a time, whichever monitor it came from.
         async with self._lock:
             return await COMMANDS[name](self, arguments)
 
+    async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run what reads files without holding up the clients of other monitors and exports."""
+        return await asyncio.to_thread(function, *arguments)
+
     def on_event(self, emit: Callable[[str, Mapping[str, Any] | None], None]) -> None:
         """Have events delivered to ``emit``."""
         self._emit = emit
+
+    def on_quit(self, quit_: Callable[[], None]) -> None:
+        """Have ``quit_`` called when a client asks the process to end."""
+        self._quit = quit_
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Tell every monitor of an event."""
@@ -118,7 +111,8 @@ class Machine:
 
     def request_quit(self) -> None:
         """Ask the process to end once the reply is sent."""
-        self.quitting.set()
+        if self._quit is not None:
+            self._quit()
 
     async def close(self) -> None:
         """Stop the NBD server and close every node. Safe to call twice."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.errors import UsageError
-from nbexport.resources import data_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +42,7 @@ class Release:
             UsageError: it is no release number, or the interface of that release is not known.
         """
         found = _VERSION.match(text)
-        branch = (int(found[1]), int(found[2])) if found else None
+        branch = (int(found[1]), int(found[2])) if found else (0, 0)
         if found is None or branch not in _NEWEST_STABLE:
             known = ", ".join(f"{major}.{minor}" for major, minor in sorted(_NEWEST_STABLE))
             raise UsageError(f"unknown release '{text}' (known: {known})")
@@ -111,9 +110,3 @@ class Release:
     def lists_missing_key(self) -> bool:
         """Whether a node's description has the deprecated ``encryption_key_missing``."""
         return not self._has((6, 0, 0))
-
-
-def known_releases() -> list[str]:
-    """Return the branches whose interface travels with the package, oldest first."""
-    folders = (path.name for path in data_path("interface").iterdir() if path.is_dir())
-    return sorted(folders, key=lambda name: tuple(map(int, name.split("."))))

@@ -59,7 +59,7 @@ class Target:
                 text=True,
             )
             self._wait_for(monitor)
-            self.qmp = qmp.Client.connect_unix(str(monitor))
+            self.qmp = qmp.QmpClient(monitor)
         except BaseException:
             self.close()
             raise
@@ -78,12 +78,15 @@ class Target:
     @property
     def version(self) -> str:
         """The release that the monitor's greeting tells."""
-        number = self.qmp.greeting["QMP"]["version"]["qemu"]
+        number = self.qmp.greeting["version"]["qemu"]
         return f"{number['major']}.{number['minor']}.{number['micro']}"
 
     def ask(self, command: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Send a command and return the whole reply, be it ``return`` or ``error``."""
-        return self.qmp.ask(command, arguments)
+        try:
+            return {"return": self.qmp.execute(command, arguments)}
+        except qmp.QmpCommandError as error:
+            return {"error": {"class": error.error_class, "desc": error.desc}}
 
     def nbd_uri(self, export: str = "") -> str:
         """Return the URI of an export on the server that listens at ``nbd_socket``."""

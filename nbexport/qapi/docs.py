@@ -20,7 +20,7 @@ _MEMBER = re.compile(r"@(\S*):(?:\s+(.*))?$")
 _TAG = re.compile(r"(Returns|Errors|Since|Notes?|Examples?|TODO):(?:\s+(.*))?$")
 _ONLY_ONCE = ("Returns", "Errors", "Since")
 _RELEASE = re.compile(r"\d+\.\d+(?:\.\d+)?")
-_SINCE_REMARK = re.compile(r"\(\s*since:?\s+(\d+\.\d+(?:\.\d+)?)\s*\)", re.IGNORECASE)
+_SINCE_REMARK = re.compile(r"\(\s*since:?\s+(\d+\.\d+(?:\.\d+)?)\b[^)]*\)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -116,9 +116,7 @@ def parse_doc(token: Token) -> list[Doc]:
         content = content[1:].rstrip()
         if content.startswith(("= ", "== ")):
             if parser.doc.symbol is not None:
-                raise QapiError(
-                    info, "unexpected '=' markup in definition documentation", column=1
-                )
+                raise QapiError(info, "unexpected '=' markup in definition documentation", column=1)
             if parser.doc.body.text:
                 docs.append(parser.finish())
                 parser = _DocParser(info)

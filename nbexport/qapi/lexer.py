@@ -126,7 +126,9 @@ class Lexer:
     def _string(self, position: int) -> tuple[str, int]:
         """Return a string's value and the position after its closing quote."""
         match = _STRING.match(self._text, position)
-        raw = match.group(1) if match else self._text[position + 1 : self._text.index("\n", position)]
+        raw = (
+            match.group(1) if match else self._text[position + 1 : self._text.index("\n", position)]
+        )
         value = []
         chars = iter(raw)
         for char in chars:
@@ -140,7 +142,7 @@ class Lexer:
                 raise self._error(position, "funny character in string")
             value.append(char)
         if match is None:
-            raise self._error(position, "missing terminating \"'\"")
+            raise self._error(position, 'missing terminating "\'"')
         return "".join(value), match.end()
 
     def _comment(self, position: int, column: int) -> tuple[Token, int]:

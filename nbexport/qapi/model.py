@@ -170,7 +170,7 @@ class Type(Entity):
 
     @property
     def json_type(self) -> str:
-        """``string``, ``number``, ``int``, ``boolean``, ``null``, ``object``, ``array``, ``value``."""
+        """One of the kinds of ``JSONType``: ``string``, ``number``, ``int``, ``object``, ..."""
         raise TypeError(f"{type(self).__name__} is not a kind of type")
 
     @property

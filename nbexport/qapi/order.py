@@ -57,8 +57,9 @@ def qdict_order(mapping: Mapping[str, Any]) -> list[str]:
     """
     if len(mapping) < 2:
         return list(mapping)
-    # sorting is stable, so walking the names backwards puts the newest of a bucket first
-    return sorted(reversed(list(mapping)), key=qdict_bucket)
+    # sorting is stable, so the newest of a bucket stays first
+    newest_first = list(mapping)[::-1]
+    return sorted(newest_first, key=qdict_bucket)
 
 
 def _glib_hash(name: str) -> int:
@@ -67,7 +68,7 @@ def _glib_hash(name: str) -> int:
     for byte in to_modified_utf8(name):
         value = value * 33 + (byte - 256 if byte >= 128 else byte) & _MASK32
     # 0 and 1 mark unused and deleted slots
-    return value if value >= 2 else 2
+    return max(value, 2)
 
 
 class GlibNames:

@@ -69,7 +69,7 @@ class Resolver:
                 self._documentation(entity, entity.doc)
 
     def _lookup(self, name: str, info: SourceInfo | None, what: str) -> Type:
-        found = self._schema.type(name)
+        found = self._schema.find_type(name)
         if found is None:
             raise QapiError(info, f"{what} uses unknown type '{name}'")
         return found
@@ -77,14 +77,10 @@ class Resolver:
     def _clash(self, seen: dict[str, _Named], new: _Named, info: SourceInfo) -> None:
         key = c_name(new.name)
         if key in seen:
-            raise QapiError(
-                info, f"{new.describe(info)} collides with {seen[key].describe(info)}"
-            )
+            raise QapiError(info, f"{new.describe(info)} collides with {seen[key].describe(info)}")
         seen[key] = new
 
-    def _features(
-        self, features: Sequence[Feature], owner: str, info: SourceInfo | None
-    ) -> None:
+    def _features(self, features: Sequence[Feature], owner: str, info: SourceInfo | None) -> None:
         seen: dict[str, _Named] = {}
         for feature in features:
             assert info is not None
@@ -111,9 +107,7 @@ class Resolver:
     def _no_special_features(self, entity: Type) -> None:
         for feature in entity.features:
             if feature.special:
-                raise QapiError(
-                    entity.info, f"feature '{feature.name}' is not supported for types"
-                )
+                raise QapiError(entity.info, f"feature '{feature.name}' is not supported for types")
 
     def _enum(self, entity: EnumType) -> None:
         if entity.info is None:
@@ -140,9 +134,7 @@ class Resolver:
             assert info is not None
             base = self._lookup(entity.base_name, info, "'base'")
             if not isinstance(base, ObjectType) or base.is_union:
-                raise QapiError(
-                    info, f"'base' requires a struct type, {base.describe()} isn't"
-                )
+                raise QapiError(info, f"'base' requires a struct type, {base.describe()} isn't")
             self._object(base)
             entity.base = base
             inherited = base.members
@@ -160,9 +152,7 @@ class Resolver:
         self._open.pop()
         self._done.add(entity.name)
 
-    def _clash_members(
-        self, entity: ObjectType, seen: dict[str, _Named], info: SourceInfo
-    ) -> None:
+    def _clash_members(self, entity: ObjectType, seen: dict[str, _Named], info: SourceInfo) -> None:
         for member in entity.members:
             self._clash(seen, _Named("member", member.name, member.defined_in), info)
 
@@ -239,9 +229,7 @@ class Resolver:
             if not isinstance(arg, ObjectType):
                 raise QapiError(info, f"{what} cannot take {arg.describe()}")
             if arg.is_union and not entity.boxed:
-                raise QapiError(
-                    info, f"{what} can take {arg.describe()} only with 'boxed': true"
-                )
+                raise QapiError(info, f"{what} can take {arg.describe()} only with 'boxed': true")
             entity.arg_type = arg
         if isinstance(entity, Command) and entity.ret_name is not None:
             ret = self._lookup(entity.ret_name, info, "command's 'returns'")
@@ -249,7 +237,7 @@ class Resolver:
             if entity.name not in info.pragmas.command_returns_exceptions:
                 core: Type | None = ret
                 if isinstance(ret, ArrayType):
-                    core = self._schema.type(ret.element_name)
+                    core = self._schema.find_type(ret.element_name)
                 if not isinstance(core, ObjectType):
                     raise QapiError(info, f"command's 'returns' cannot take {ret.describe()}")
 
@@ -267,7 +255,7 @@ class Resolver:
         elif isinstance(entity, ObjectType):
             self._documented(entity, members, features)
         elif isinstance(entity, Command | Event) and entity.arg_name is not None:
-            arg = self._schema.type(entity.arg_name)
+            arg = self._schema.find_type(entity.arg_name)
             if isinstance(arg, ObjectType) and arg.implicit:
                 self._documented(arg, members, features)
         for feature in features:
@@ -281,13 +269,9 @@ class Resolver:
             if bogus:
                 plural, verb = ("s", "do") if len(bogus) > 1 else ("", "does")
                 listed = "', '".join(bogus)
-                raise QapiError(
-                    doc.info, f"documented {what}{plural} '{listed}' {verb} not exist"
-                )
+                raise QapiError(doc.info, f"documented {what}{plural} '{listed}' {verb} not exist")
 
-    def _documented(
-        self, entity: ObjectType, members: set[str], features: list[Feature]
-    ) -> None:
+    def _documented(self, entity: ObjectType, members: set[str], features: list[Feature]) -> None:
         """Add the members and features that belong in the comment of an object."""
         own = list(entity.local_members)
         if entity.base is not None and entity.base.implicit:

@@ -106,7 +106,7 @@ class Schema:
 
     # -- look-up ----------------------------------------------------------------------------
 
-    def type(self, name: str) -> Type | None:
+    def find_type(self, name: str) -> Type | None:
         """Return a type by name, None if there is none."""
         entity = self.entities.get(name)
         return entity if isinstance(entity, Type) else None
@@ -121,15 +121,20 @@ class Schema:
 
     def _enabled(self, name: str, kind: type[_E]) -> _E | None:
         entity = self.entities.get(name)
-        return entity if isinstance(entity, kind) and self.enabled(entity) else None
+        if isinstance(entity, kind) and self.enabled(entity):
+            return entity
+        return None
 
     def commands(self) -> Iterator[Command]:
-        """Give the commands of this build in the order of definition."""
-        return (e for e in self.entities.values() if isinstance(e, Command) and self.enabled(e))
+        """Give the commands of this build, module by module, in the order of definition."""
+        return (e for e in self._by_module() if isinstance(e, Command) and self.enabled(e))
 
     def events(self) -> Iterator[Event]:
-        """Give the events of this build in the order of definition."""
-        return (e for e in self.entities.values() if isinstance(e, Event) and self.enabled(e))
+        """Give the events of this build, module by module, in the order of definition."""
+        return (e for e in self._by_module() if isinstance(e, Event) and self.enabled(e))
+
+    def _by_module(self) -> Iterator[Entity]:
+        return (entity for entities in self.modules.values() for entity in entities)
 
     def types(self) -> Iterator[Type]:
         """Give all types in the order of definition, built-in and implicit ones included."""
@@ -163,7 +168,7 @@ class Schema:
 
     def _array(self, element: str, info: SourceInfo | None) -> str:
         name = f"{element}List"
-        if self.type(name) is None:
+        if self.find_type(name) is None:
             self._define(ArrayType(name, info, element_name=element))
         return name
 

@@ -37,8 +37,8 @@ class SourceInfo:
 
     path: str
     line: int
-    parent: SourceInfo | None
-    pragmas: Pragmas
+    parent: SourceInfo | None = field(repr=False)
+    pragmas: Pragmas = field(repr=False)
     meta: str | None = None
     name: str | None = None
 

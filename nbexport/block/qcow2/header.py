@@ -48,6 +48,7 @@ class Header:
         backing_format: the driver's name from the extension, None if not given.
         bitmaps: the bitmaps extension, None if absent or not to be trusted.
         incompatible_features: as stored; dirty (bit 0) and corrupt (bit 1) do not hinder reading.
+        compatible_features: as stored; bit 0 is lazy refcounts.
     """
 
     version: int
@@ -62,6 +63,7 @@ class Header:
     backing_format: str | None
     bitmaps: BitmapsExtension | None
     incompatible_features: int
+    compatible_features: int
 
     @property
     def cluster_size(self) -> int:
@@ -144,14 +146,24 @@ def _read_header(file: BlockNode) -> Header:
     if raw.refcount_order > layout.REFCOUNT_ORDER_MAX:
         raise FormatError("Reference count entry width too large; may not exceed 64 bits")
     if raw.crypt_method > max(layout.CRYPT_NAMES):
-        raise FormatError(f"Unsupported encryption method {raw.crypt_method}")
+        method = layout.as_int32(raw.crypt_method)
+        raise FormatError(f"Unsupported encryption method {method}")
     size, l1_entries = _check_tables(raw, cluster_size)
     found = _read_extensions(file, raw, extensions_end, check=True)
+    if raw.autoclear_features & layout.AUTOCLEAR_RAW_DATA_FILE:
+        raise FormatError("data-file-raw requires a data file")
     if raw.crypt_method:
         name = layout.CRYPT_NAMES[raw.crypt_method]
         if name == "luks" and not found.luks:
             raise FormatError("Missing CRYPTO header for crypt method 2")
         raise FormatError(f"Encryption '{name}' is not supported")
+    if (
+        raw.refcount_table_offset + raw.refcount_table_clusters * cluster_size
+        > layout.DISK_SIZE_MAX
+    ):
+        raise FormatError("Could not initialize refcount handling: Input/output error")
+    backing_file = _read_backing_name(file, raw, cluster_size)
+    _check_snapshots(file, raw)
     return Header(
         version=raw.version,
         cluster_bits=raw.cluster_bits,
@@ -161,10 +173,11 @@ def _read_header(file: BlockNode) -> Header:
         refcount_table_offset=raw.refcount_table_offset,
         refcount_table_clusters=raw.refcount_table_clusters,
         refcount_bits=1 << raw.refcount_order,
-        backing_file=_read_backing_name(file, raw, cluster_size),
+        backing_file=backing_file,
         backing_format=found.backing_format,
         bitmaps=found.bitmaps,
         incompatible_features=raw.incompatible_features,
+        compatible_features=raw.compatible_features,
     )
 
 
@@ -225,8 +238,8 @@ def _check_tables(raw: layout.RawHeader, cluster_size: int) -> tuple[int, int]:
         "Snapshot table",
         raw.snapshots_offset,
         raw.nb_snapshots,
-        layout.SNAPSHOT_ENTRY_MIN,
-        layout.SNAPSHOT_ENTRY_MIN * layout.SNAPSHOTS_MAX,
+        layout.SNAPSHOT_ENTRY.size,
+        layout.SNAPSHOT_ENTRY.size * layout.SNAPSHOTS_MAX,
     )
     _check_table(
         raw,
@@ -236,15 +249,34 @@ def _check_tables(raw: layout.RawHeader, cluster_size: int) -> tuple[int, int]:
         layout.ENTRY_SIZE,
         layout.L1_TABLE_MAX,
     )
-    if raw.size > layout.OFFSET_MAX:
-        raise FormatError("Could not refresh total sector count: File too large")
     span = cluster_size * (cluster_size // layout.ENTRY_SIZE)
-    needed = -(-raw.size // span)
+    # QEMU rounds up in 64 bits, so the very largest sizes pass here and fail below.
+    needed = (raw.size + span - 1) % (1 << 64) // span
     if needed > layout.L1_INDEX_MAX:
         raise FormatError("Image is too big")
     if needed > raw.l1_size:
         raise FormatError("L1 table is too small")
+    if raw.l1_size and raw.l1_table_offset + raw.l1_size * layout.ENTRY_SIZE > layout.DISK_SIZE_MAX:
+        raise FormatError("Could not read L1 table: Input/output error")
+    if raw.size > layout.DISK_SIZE_MAX:
+        raise FormatError("Could not refresh total sector count: File too large")
     return raw.size // SECTOR_SIZE * SECTOR_SIZE, needed
+
+
+def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> None:
+    """Walk the snapshot table, at most 65536 entries; nothing of it is needed for reading."""
+    at = raw.snapshots_offset
+    for number in range(raw.nb_snapshots):
+        at = align_up(at, 8)
+        if at >= file.size:
+            return  # nothing but zeroes from here
+        head = _fetch(file, at, layout.SNAPSHOT_ENTRY.size)
+        id_length, name_length, extra_length = layout.SNAPSHOT_ENTRY.unpack(head)
+        if extra_length > layout.SNAPSHOT_EXTRA_MAX:
+            raise FormatError(f"Too much extra metadata in snapshot table entry {number}")
+        at += layout.SNAPSHOT_ENTRY.size + extra_length + id_length + name_length
+        if at - raw.snapshots_offset > layout.SNAPSHOT_TABLE_MAX:
+            raise FormatError("Snapshot table is too big")
 
 
 def _read_extensions(
@@ -256,11 +288,11 @@ def _read_extensions(
     luks = False
     names: dict[int, str] = {}
     at = raw.header_length
-    # At most a cluster of 2 MiB, so at most 256 Ki extensions.
-    area = _fetch(file, 0, end)
+    # At most a cluster of 2 MiB, so at most 256 Ki extensions. A header of an extension may stick
+    # out; that is found below.
+    area = _fetch(file, 0, end + layout.EXTENSION.size)
     while at < end:
-        kind, length = layout.EXTENSION.unpack_from(area.ljust(at + layout.EXTENSION.size, b"\0"), at) \
-            if at + layout.EXTENSION.size > end else layout.EXTENSION.unpack_from(area, at)
+        kind, length = layout.EXTENSION.unpack_from(area, at)
         at += layout.EXTENSION.size
         if at > end or length > end - at:
             if check:

@@ -55,9 +55,12 @@ BACKING_FORMAT_MAX: Final = 15  # QEMU keeps it in 16 bytes with a NUL
 L1_TABLE_MAX: Final = 32 * MiB  # bytes; 4 Mi entries
 REFCOUNT_TABLE_MAX: Final = 8 * MiB  # bytes; 1 Mi refcount blocks
 SNAPSHOTS_MAX: Final = 65536
-SNAPSHOT_ENTRY_MIN: Final = 40  # bytes of an entry without its variable part
+SNAPSHOT_ENTRY: Final = struct.Struct(">12xHH20xI")
+"""40 bytes: length of the id, length of the name, length of the extra data; then those three."""
+SNAPSHOT_EXTRA_MAX: Final = 1024
+SNAPSHOT_TABLE_MAX: Final = 1024 * SNAPSHOTS_MAX  # bytes; QEMU's 1 KiB an entry
 OFFSET_MAX: Final = (1 << 63) - 1
-DISK_SIZE_MAX: Final = OFFSET_MAX // GiB * GiB  # QEMU keeps lengths below 2^63 with room to round
+DISK_SIZE_MAX: Final = OFFSET_MAX // GiB * GiB  # QEMU keeps lengths where rounding cannot overflow
 L1_INDEX_MAX: Final = (1 << 31) - 1
 
 # "Header", incompatible features by bit
@@ -75,6 +78,7 @@ INCOMPATIBLE_READ: Final = (
     1 << INCOMPATIBLE_DIRTY | 1 << INCOMPATIBLE_CORRUPT | 1 << INCOMPATIBLE_COMPRESSION
 )
 AUTOCLEAR_BITMAPS: Final = 1 << 0
+AUTOCLEAR_RAW_DATA_FILE: Final = 1 << 1
 COMPRESSION_NAMES: Final = {0: "zlib", 1: "zstd"}
 CRYPT_NAMES: Final = {1: "aes", 2: "luks"}
 
@@ -137,3 +141,8 @@ MAP_BATCH_ENTRIES: Final = 512 * KiB
 MAP_ENTRIES_MAX: Final = 1 << 27
 """L2 entries of a map that is made whole and kept: 8 TiB of data in clusters of 64 KiB. Larger
 images are mapped range by range."""
+
+
+def as_int32(value: int) -> int:
+    """Return ``value`` wrapped to 32 signed bits, in which QEMU computes and prints some fields."""
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -49,7 +49,7 @@ class Tables:
         self._cache: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
         self._cache_max = max(2, layout.L2_CACHE_BYTES // header.cluster_size)
         stored = np.zeros(header.l1_entries, dtype=">u8")
-        file.read_padded(header.l1_table_offset, memoryview(stored.view(np.uint8)))
+        file.read_padded(header.l1_table_offset, stored.view(np.uint8).data)
         self._l1 = stored.astype(np.uint64) & np.uint64(layout.L1_OFFSET_MASK)
         # A table behind the end of the file reads as zeroes: nothing is allocated there.
         aligned = self._l1 & np.uint64(header.cluster_size - 1) == 0
@@ -149,7 +149,7 @@ class Tables:
         sound = offsets & np.uint64(cluster_size - 1) == 0
         for row, offset in enumerate(offsets.tolist()):  # one read a table
             if sound[row]:
-                self._file.read_padded(offset, memoryview(stored[row].view(np.uint8)))
+                self._file.read_padded(offset, stored[row].view(np.uint8).data)
         entries = stored.reshape(-1).astype(np.uint64)
         kinds = self.kinds(entries)
         kinds.reshape(-1, per_table)[~sound] = BAD
@@ -175,7 +175,7 @@ class Tables:
                 path=self._file.filename,
             )
         stored = np.zeros(self._header.l2_entries, dtype=">u8")
-        self._file.read_padded(offset, memoryview(stored.view(np.uint8)))
+        self._file.read_padded(offset, stored.view(np.uint8).data)
         table = stored.astype(np.uint64)
         with self._lock:
             self._cache[index] = table

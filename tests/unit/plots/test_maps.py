@@ -77,9 +77,7 @@ def test_each_kind_of_extent_has_its_colour():
 
 def test_the_text_alternative_tells_context_and_bytes():
     plot = draw_maps({BITMAP: Extents.from_lengths([1 << 20, 3 << 20], [1, 0])}, title="Disk")
-    assert plot.alt == (
-        "Disk, offsets 0 B to 4 MiB. qemu:dirty-bitmap:b0: 1 MiB dirty (25.0%)."
-    )
+    assert plot.alt == ("Disk, offsets 0 B to 4 MiB. qemu:dirty-bitmap:b0: 1 MiB dirty (25.0%).")
 
 
 def test_the_same_data_gives_the_same_bytes():

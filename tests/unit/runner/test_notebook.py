@@ -7,9 +7,7 @@ from nbexport.runner import Notebook, find_notebooks, parse_parameters
 def write(path, *cells):
     made = []
     for kind, text, *tags in cells:
-        make = (
-            nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
-        )
+        make = nbformat.v4.new_markdown_cell if kind == "markdown" else nbformat.v4.new_code_cell
         made.append(make(text, metadata={"tags": tags} if tags else {}))
     nbformat.write(nbformat.v4.new_notebook(cells=made), path)
     return path
@@ -20,7 +18,11 @@ def notebook(tmp_path):
     path = write(
         tmp_path / "01_story.ipynb",
         ("markdown", "# A title\n\nWhat it is\nabout.\n\nMore."),
-        ("code", "text: str = 'a'  # why\nnumber = 1\nflag = False\nshare = 0.5\nmany = ['x']\nany = None", "parameters"),
+        (
+            "code",
+            "text: str = 'a'  # why\nnumber = 1\nflag = False\nshare = 0.5\nmany = ['x']\nany = None",
+            "parameters",
+        ),
         ("code", "number + 1"),
     )
     return Notebook.load(path)

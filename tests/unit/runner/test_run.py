@@ -32,7 +32,9 @@ def test_a_run_keeps_the_executed_copy_and_tells_what_it_used(tmp_path):
     notebook = story(tmp_path, "01_good", "flags * 100")
     before = notebook.path.read_bytes()
     run = run_notebook(notebook, tmp_path / "out" / "01_good.ipynb", parameters={"flags": 3})
-    outputs = [o for cell in json.loads(run.output.read_text())["cells"] for o in cell.get("outputs", [])]
+    outputs = [
+        o for cell in json.loads(run.output.read_text())["cells"] for o in cell.get("outputs", [])
+    ]
     assert [o["data"]["text/plain"] for o in outputs] == [["300"]]
     assert run.parameters == {"flags": 3}
     assert run.seconds > 0

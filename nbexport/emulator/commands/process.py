@@ -1,4 +1,4 @@
-"""What a client asks of the monitor itself: version, commands, schema; and quit."""
+"""What a client asks of the process itself; for the schema the dispatcher answers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
 async def query_version(machine: Machine, arguments: Arguments) -> dict[str, Any]:  # noqa: ARG001
     """Tell the release that is emulated, and by whom."""
     return machine.version
-
-
-@command("query-commands")
-async def query_commands(machine: Machine, arguments: Arguments) -> list[dict[str, str]]:  # noqa: ARG001
-    """List the commands, newest registration first, as QEMU does."""
-    return [{"name": name} for name in machine.command_names]
-
-
-@command("query-qmp-schema")
-async def query_schema(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:  # noqa: ARG001
-    """Describe the wire format of every command and event."""
-    return machine.introspection
 
 
 @command("quit")

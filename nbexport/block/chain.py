@@ -1,0 +1,180 @@
+"""From a file name to a node, and from an image down its backing chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nbexport.block.file import FileNode, open_file
+from nbexport.block.node import HostFileError
+from nbexport.block.raw import RawNode
+from nbexport.errors import FormatError, UsageError
+
+if TYPE_CHECKING:
+    from nbexport.block.node import BlockNode
+    from nbexport.block.qcow2.node import Qcow2Node
+
+MAX_CHAIN: Final = 200
+"""Layers of a chain: libvirt's bound too. Each holds one file descriptor and at most 32 MiB of L1
+table, as much as its file has."""
+
+_PROBE_BYTES: Final = 512
+_QCOW_MAGIC: Final = b"QFI\xfb"
+
+# What QEMU recognises by a magic at this offset and would not open as raw.
+_OTHER_FORMATS: Final = (
+    (0, b"COWD", "vmdk"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"LUKS\xba\xbe", "luks"),
+    (0, b"QED\0", "qed"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"conectix", "vpc"),
+    (0, b"vhdxfile", "vhdx"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+)
+_OTHER_DRIVERS: Final = frozenset(
+    ("bochs", "cloop", "dmg", "qcow", *(name for _, _, name in _OTHER_FORMATS))
+)
+
+
+def split_protocol(filename: str) -> str:
+    """Return the path in ``filename``; only ``file:`` may stand before it.
+
+    Raises:
+        UsageError: another protocol, or a ``json:`` description, is named.
+    """
+    head, colon, rest = filename.partition(":")
+    if not colon or "/" in head:
+        return filename
+    if head == "file":
+        return rest
+    if head == "json":
+        raise UsageError(f"'json:' file names are not supported: {filename}")
+    raise UsageError(f"Unknown protocol '{head}'")
+
+
+def probe_format(file: BlockNode) -> str:
+    """Guess the format of an image from its first sector as QEMU does.
+
+    Returns:
+        "qcow2", or "raw" if nothing is recognised.
+
+    Raises:
+        FormatError: another format is recognised, which is not supported.
+        OSError: the host cannot read.
+    """
+    buffer = bytearray(_PROBE_BYTES)
+    file.read_padded(0, memoryview(buffer))
+    if buffer.startswith(_QCOW_MAGIC):
+        version = int.from_bytes(buffer[4:8], "big")
+        if version >= 2:
+            return "qcow2"
+        if version == 1:
+            raise unsupported_driver("qcow", file.filename)
+    for offset, magic, name in _OTHER_FORMATS:
+        if buffer[offset:].startswith(magic):
+            raise unsupported_driver(name, file.filename)
+    return "raw"
+
+
+def unsupported_driver(name: str, filename: str) -> FormatError:
+    """Return the error that refuses a driver by its name."""
+    if name in _OTHER_DRIVERS:
+        return FormatError(f"Driver '{name}' is not supported", path=filename)
+    return FormatError(f"Unknown driver '{name}'", path=filename)
+
+
+def open_layer(
+    filename: str, format_name: str | None, qcow2: type[Qcow2Node]
+) -> tuple[BlockNode, FileNode]:
+    """Open one image without its backing file.
+
+    Args:
+        filename: a path, or ``file:`` and a path.
+        format_name: the driver; None to probe.
+        qcow2: the class of qcow2 nodes.
+
+    Returns:
+        The node, which closes its file node with itself, and the file node.
+
+    Raises:
+        UsageError: the name has a protocol that is not supported.
+        FormatError: the image is damaged, or its format is not supported.
+        OSError: it cannot be opened or read.
+    """
+    file = open_file(split_protocol(filename))
+    try:
+        driver = format_name if format_name is not None else probe_format(file)
+        if driver in {FileNode.driver, file.driver}:
+            return file, file
+        node: BlockNode
+        if driver == qcow2.driver:
+            node = qcow2(file, backing=None)
+        elif driver == RawNode.driver:
+            node = RawNode(file, probed=format_name is None)
+        else:
+            raise unsupported_driver(driver, filename)
+    except BaseException:
+        file.close()
+        raise
+    node.adopt(file)
+    return node, file
+
+
+def open_backing_chain(top: Qcow2Node) -> None:
+    """Open the backing file that ``top`` names, the one that that names, and so on.
+
+    Each node closes the one below it. If anything fails, all that was opened is closed again.
+
+    Args:
+        top: an image whose ``backing`` is not set yet.
+
+    Raises:
+        FormatError: an image of the chain is bad, or the chain is a loop or too long.
+        OSError: a file of the chain cannot be opened or read.
+    """
+    qcow2 = type(top)
+    upper: BlockNode = top
+    seen = _identities(top)
+    prefix = ""
+    try:
+        while isinstance(upper, qcow2) and upper.header.backing_file is not None:
+            prefix += "Could not open backing file: "
+            name = resolve(upper.filename, upper.header.backing_file)
+            if len(prefix) // len("Could not open backing file: ") >= MAX_CHAIN:
+                raise FormatError(f"Backing chain is longer than {MAX_CHAIN} images at '{name}'")
+            lower, file = open_layer(name, upper.header.backing_format, qcow2)
+            upper.adopt(lower)
+            upper.backing = lower
+            if file.identity in seen:
+                raise FormatError(f"Backing chain is a loop: '{name}' is in it already")
+            seen.add(file.identity)
+            upper = lower
+    except (FormatError, UsageError, OSError) as error:
+        top.backing = None
+        top.close()
+        if isinstance(error, OSError):
+            raise HostFileError(error.errno, prefix + str(error), error.filename) from error
+        message = error.message if isinstance(error, FormatError) else str(error)
+        raise FormatError(prefix + message, path=top.filename) from error
+
+
+def _identities(node: BlockNode) -> set[tuple[int, int]]:
+    """Return device and inode of the file under ``node``, if it is one."""
+    while node.file is not None:
+        node = node.file
+    return {node.identity} if isinstance(node, FileNode) else set()
+
+
+def resolve(overlay: str, name: str) -> str:
+    """Return the backing file's name seen from here: it is relative to the overlay's folder.
+
+    A name with a protocol stays as it is, so that after ``file:`` it is relative to the process's
+    folder, as in QEMU.
+    """
+    head, colon, _ = name.partition(":")
+    if name.startswith("/") or (colon and "/" not in head):
+        return name
+    folder, slash, _ = overlay.rpartition("/")
+    return f"{folder}{slash}{name}"

@@ -1,0 +1,125 @@
+"""Reading the guest's bytes from clusters, plain and compressed."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbexport.block.node import fill_zeroes
+from nbexport.block.qcow2 import layout
+from nbexport.block.qcow2.tables import BAD, COMPRESSED, NORMAL, ZERO, Tables, run_starts
+from nbexport.errors import FormatError
+
+if TYPE_CHECKING:
+    from nbexport.block.node import BlockNode
+    from nbexport.block.qcow2.header import Header
+
+
+class ClusterReader:
+    """Reads ranges of one image.
+
+    Args:
+        file: where the image is.
+        header: its header.
+        tables: its L1 and L2 tables.
+    """
+
+    def __init__(self, file: BlockNode, header: Header, tables: Tables) -> None:
+        self._file = file
+        self._header = header
+        self._tables = tables
+        self._lock = threading.Lock()
+        self._inflated: OrderedDict[int, bytes] = OrderedDict()
+        self._inflated_max = max(1, layout.INFLATED_CACHE_BYTES // header.cluster_size)
+
+    def read(self, offset: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
+        """Fill ``buffer`` with the guest's bytes from ``offset`` where clusters are allocated.
+
+        Args:
+            offset: in the disk, any alignment.
+            buffer: not empty, inside the disk.
+
+        Returns:
+            Offset and part of the buffer of each run of unallocated clusters, not filled.
+
+        Raises:
+            FormatError: the tables or a compressed cluster are damaged here.
+            OSError: the host cannot read.
+        """
+        size = self._header.cluster_size
+        end = offset + len(buffer)
+        first = offset // size
+        count = -(-end // size) - first
+        entries = self._tables.entries(first, count)
+        kinds = self._tables.kinds(entries)
+        hosts = (entries & np.uint64(layout.L2_OFFSET_MASK)).astype(np.int64)
+        clusters = np.arange(first, first + count)
+        starts = run_starts(clusters, kinds, hosts, size)
+        ends = np.append(starts[1:], count)
+        missing: list[tuple[int, memoryview]] = []
+        # One turn is one request to the file or to the backing file, however many clusters long.
+        for at, to in zip(starts.tolist(), ends.tolist(), strict=True):
+            begin = max(offset, (first + at) * size)
+            stop = min(end, (first + to) * size)
+            part = buffer[begin - offset : stop - offset]
+            kind = kinds[at]
+            if kind == NORMAL:
+                self._file.read_padded(int(hosts[at]) + begin - (first + at) * size, part)
+            elif kind == ZERO:
+                fill_zeroes(part)
+            elif kind == COMPRESSED:
+                self._read_compressed(begin, part, entries[at:to].tolist())
+            elif kind == BAD:
+                self._tables.raise_bad(first + at)
+            else:
+                missing.append((begin, part))
+        return missing
+
+    def _read_compressed(self, offset: int, buffer: memoryview, entries: list[int]) -> None:
+        size = self._header.cluster_size
+        done = 0
+        for entry in entries:
+            inner = (offset + done) % size
+            part = min(size - inner, len(buffer) - done)
+            data = self._inflate(entry, offset + done - inner)
+            buffer[done : done + part] = data[inner : inner + part]
+            done += part
+
+    def _inflate(self, entry: int, guest: int) -> bytes:
+        """Return the cluster that a compressed descriptor stands for.
+
+        Source: qcow2 specification, "Compressed Clusters Descriptor".
+        """
+        with self._lock:
+            data = self._inflated.get(entry)
+            if data is not None:
+                self._inflated.move_to_end(entry)
+                return data
+        size = self._header.cluster_size
+        extra_bits = self._header.cluster_bits - 8
+        offset_bits = 62 - extra_bits
+        offset = entry & (1 << offset_bits) - 1
+        sectors = (entry >> offset_bits & (1 << extra_bits) - 1) + 1
+        length = sectors * layout.COMPRESSED_SECTOR - offset % layout.COMPRESSED_SECTOR
+        packed = bytearray(length)  # at most 2 * cluster_size
+        self._file.read_padded(offset, memoryview(packed))
+        try:
+            # No more than a cluster comes out, whatever goes in.
+            data = zlib.decompressobj(layout.INFLATE_WINDOW_BITS).decompress(packed, size)
+        except zlib.error:
+            data = b""
+        if len(data) != size:
+            raise FormatError(
+                f"compressed cluster of offset {guest} (at {offset:#x} in the file) does not "
+                f"inflate to {size} bytes",
+                path=self._file.filename,
+            )
+        with self._lock:
+            self._inflated[entry] = data
+            while len(self._inflated) > self._inflated_max:
+                self._inflated.popitem(last=False)
+        return data

@@ -1,0 +1,179 @@
+"""A qcow2 image as a node."""
+
+from __future__ import annotations
+
+import enum
+import threading
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+
+from nbexport.block.chain import open_backing_chain, resolve
+from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
+from nbexport.block.qcow2 import layout, tables
+from nbexport.block.qcow2.bitmaps import load_bitmaps
+from nbexport.block.qcow2.clusters import ClusterReader
+from nbexport.block.qcow2.header import Header, read_header
+from nbexport.block.qcow2.refcounts import has_preallocated_metadata
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nbexport.bits import Extents
+
+_FLAGS = np.zeros(tables.BAD + 1, dtype=np.uint32)
+_FLAGS[tables.NORMAL] = _FLAGS[tables.COMPRESSED] = DATA | ALLOCATED
+_FLAGS[tables.ZERO] = ZERO | ALLOCATED
+_FLAGS[tables.BAD] = DAMAGED
+
+
+class _FromHeader(enum.Enum):
+    TOKEN = 0
+
+
+FROM_HEADER: Final = _FromHeader.TOKEN
+"""Open the backing file that the image's header names."""
+
+
+class Qcow2Node(BlockNode):
+    """A qcow2 image, version 2 or 3, opened for reading.
+
+    Args:
+        file: where the image is; stays open when this node closes.
+        backing: what answers for unallocated clusters: a node, which stays open when this one
+            closes; None for zeroes; FROM_HEADER to open what the image names.
+
+    Raises:
+        FormatError: the image is damaged or needs what is not supported; QEMU's text.
+        OSError: the host cannot read, or a backing file is missing.
+
+    Attributes:
+        header: the checked header.
+    """
+
+    driver: ClassVar[str] = "qcow2"
+
+    def __init__(
+        self, file: BlockNode, backing: BlockNode | _FromHeader | None = FROM_HEADER
+    ) -> None:
+        header = read_header(file)
+        super().__init__(file.filename, header.size)
+        self.header: Header = header
+        self.file: BlockNode = file
+        self.cluster_size: int = header.cluster_size
+        self._tables = tables.Tables(file, header)
+        self._clusters = ClusterReader(file, header, self._tables)
+        self.bitmaps = load_bitmaps(file, header)
+        self._layer_lock = threading.Lock()
+        self._layer: Extents | None = None
+        self._preallocated: bool | None = None
+        if isinstance(backing, BlockNode):
+            self.backing = backing
+        elif backing is FROM_HEADER:
+            open_backing_chain(self)
+
+    @property
+    def backing_filename(self) -> str | None:
+        """The backing file as the header names it, None if there is none."""
+        return self.header.backing_file
+
+    @property
+    def full_backing_filename(self) -> str | None:
+        """The backing file's name as seen from here: the stored one is seen from the image."""
+        stored = self.header.backing_file
+        return None if stored is None else resolve(self.filename, stored)
+
+    @property
+    def backing_format(self) -> str | None:
+        """The backing file's format as the header names it."""
+        return self.header.backing_format
+
+    def allocated_size(self) -> int:
+        """Return the bytes of storage of the image's own file."""
+        return self.file.allocated_size()
+
+    def _read(self, offset: int, buffer: memoryview) -> None:
+        # A list instead of recursion: a chain may be longer than the interpreter's stack allows.
+        waiting: list[tuple[BlockNode, int, memoryview]] = [(self, offset, buffer)]
+        while waiting:
+            node, at, part = waiting.pop()
+            if not isinstance(node, Qcow2Node):
+                node.read_padded(at, part)
+                continue
+            inside = max(0, min(len(part), node.size - at))
+            if inside < len(part):
+                fill_zeroes(part[inside:])
+            if not inside:
+                continue
+            for begin, missing in node._clusters.read(at, part[:inside]):
+                if node.backing is None:
+                    fill_zeroes(missing)
+                else:
+                    waiting.append((node.backing, begin, missing))
+
+    def _status(self, start: int, end: int, *, want_zero: bool) -> Extents:
+        layer = self._whole_layer() if self._map_is_bounded() else self._map(start, end)
+        found = layer.clip(start, end)
+        if self.backing is None:
+            found = found.map_flags(_without_backing)
+        if want_zero and self._is_preallocated():
+            found = self._with_file_holes(found, start, end)
+        return found
+
+    def _map_is_bounded(self) -> bool:
+        return self._tables.mapped_entries <= layout.MAP_ENTRIES_MAX
+
+    def _raise_damage(self, offset: int) -> None:
+        self._tables.raise_bad(offset // self.cluster_size)
+
+    def _whole_layer(self) -> Extents:
+        with self._layer_lock:
+            if self._layer is None:
+                self._layer = self._map(0, self.size)
+            return self._layer
+
+    def _map(self, start: int, end: int) -> Extents:
+        size = self.cluster_size
+        firsts, ends, kinds, _ = self._tables.map_runs(start // size, -(-end // size))
+        return tables.fill_gaps(
+            np.maximum(firsts * size, start),
+            np.minimum(ends * size, end),
+            _FLAGS[kinds],
+            start,
+            end,
+        )
+
+    def _is_preallocated(self) -> bool:
+        with self._layer_lock:
+            if self._preallocated is None:
+                self._preallocated = has_preallocated_metadata(self.file, self.header)
+            return self._preallocated
+
+    def _with_file_holes(self, layer: Extents, start: int, end: int) -> Extents:
+        """Return ``layer`` with ZERO added where a mapped cluster is a hole of the file."""
+        size = self.cluster_size
+        firsts, ends, kinds, hosts = self._tables.map_runs(start // size, -(-end // size))
+        normal = kinds == tables.NORMAL
+        starts, ends, hosts = firsts[normal] * size, ends[normal] * size, hosts[normal]
+        cut = np.maximum(start - starts, 0)
+        starts, hosts, ends = starts + cut, hosts + cut, np.minimum(ends, end)
+        stored = self.file.allocation()
+        # Behind the end of the file: zeroes for ever.
+        bounds = np.append(stored.bounds, np.iinfo(np.int64).max)
+        zero = np.append(stored.flags & ZERO, ZERO).astype(np.uint32)
+        # Cut each run at the bounds of the file's map that lie inside it.
+        low = np.searchsorted(bounds, hosts, side="right")
+        high = np.searchsorted(bounds, hosts + (ends - starts), side="left")
+        pieces = high - low + 1
+        run = np.repeat(np.arange(len(starts)), pieces)
+        number = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        extent = low[run] - 1 + number
+        shift = starts[run] - hosts[run]
+        piece_starts = np.maximum(bounds[extent], hosts[run]) + shift
+        piece_ends = np.minimum(bounds[extent + 1], hosts[run] + (ends - starts)[run]) + shift
+        holes = tables.fill_gaps(piece_starts, piece_ends, zero[extent], start, end)
+        return layer.combine(holes, np.bitwise_or)
+
+
+def _without_backing(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return np.where(flags == 0, ZERO, flags).astype(np.uint32)

@@ -1,0 +1,175 @@
+"""From ``blockdev-add``'s options to open nodes, in the order in which QEMU opens them.
+
+A child is opened before its parent, but a parent's backing file after it; that order decides which
+error comes first, and in which order nodes are listed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbexport import block
+from nbexport.bits import Bitmap
+from nbexport.emulator.graph import DirtyBitmap, Graph, Node
+from nbexport.errors import CommandError, FormatError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nbexport.block import BlockNode
+
+Options = dict[str, Any]
+
+# Options that would change what is read, and that this emulator cannot honour. Everything else
+# that the schema knows is a hint about caching, locking or discarding, and accepted as such.
+_UNSUPPORTED = {"encrypt", "data-file", "key-secret", "pr-manager", "filter"}
+
+NESTING_MAX = 200
+"""Layers that one command may describe; JSON itself nests to 1024 levels, four of them a layer."""
+
+
+class Builder:
+    """Opens the nodes of one command, and closes them again if it fails half-way.
+
+    Args:
+        graph: gets the nodes.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._made: list[Node] = []
+
+    def build(self, options: Options) -> Node:
+        """Open what ``options`` describe.
+
+        Raises:
+            CommandError: an option is wrong, a file cannot be opened, an image is damaged. Nothing
+                is left of the attempt.
+        """
+        try:
+            return self._build(options, read_only=False, depth=0)
+        except BaseException as error:
+            for node in reversed(self._made):
+                del self._graph.nodes[node.name]
+                node.block.close()
+            if isinstance(error, FormatError):
+                raise CommandError(error.message) from error
+            if isinstance(error, UsageError | OSError):
+                raise CommandError(str(error)) from error
+            raise
+
+    def _build(self, options: Options, *, read_only: bool, depth: int) -> Node:
+        if depth > NESTING_MAX:
+            raise CommandError(f"Nodes are nested too deeply (limit {NESTING_MAX})")
+        for name in _UNSUPPORTED & options.keys():
+            raise CommandError(f"Option '{name}' is not supported by this emulator")
+        if options.get("detect-zeroes") == "unmap" and options.get("discard") != "unmap":
+            raise CommandError(
+                "setting detect-zeroes to unmap is not allowed without setting discard operation "
+                "to unmap"
+            )
+        read_only = options.get("read-only", read_only)
+        driver = options["driver"]
+        if driver == "file":
+            return self._file(options, read_only=read_only)
+        file = self._child(options["file"], read_only=read_only, depth=depth)
+        name = self._name(options)
+        if driver == "raw":
+            size = options.get("size")
+            disk: BlockNode = block.RawNode(file.block, options.get("offset", 0), size)
+            return self._register(name, disk, options, read_only=read_only, file=file)
+        return self._qcow2(name, file, options, read_only=read_only, depth=depth)
+
+    def _child(self, given: str | Options, *, read_only: bool, depth: int) -> Node:
+        """Return a child by reference, or open the one that is described."""
+        if isinstance(given, str):
+            return self._graph.find(given)
+        return self._build(given, read_only=read_only, depth=depth + 1)
+
+    def _name(self, options: Options) -> str:
+        if "node-name" in options:
+            self._graph.check_name(options["node-name"])
+            name: str = options["node-name"]
+            return name
+        return self._graph.generate_name()
+
+    def _file(self, options: Options, *, read_only: bool) -> Node:
+        name = self._name(options)
+        filename = options["filename"].removeprefix("file:")
+        if not read_only:
+            _check_writable(filename)
+        return self._register(name, block.FileNode(filename), options, read_only=read_only)
+
+    def _qcow2(
+        self, name: str, file: Node, options: Options, *, read_only: bool, depth: int
+    ) -> Node:
+        if "backing" not in options:
+            disk = block.Qcow2Node(file.block)
+            node = self._register(name, disk, options, read_only=read_only, file=file)
+            if disk.backing is not None:
+                node.backing = self._register_opened(disk.backing)
+            return node
+        disk = block.Qcow2Node(file.block, backing=None)
+        node = self._register(name, disk, options, read_only=read_only, file=file)
+        if options["backing"] is not None:
+            try:
+                node.backing = self._child(options["backing"], read_only=True, depth=depth)
+            except (CommandError, OSError, UsageError) as error:
+                raise CommandError(f"Could not open backing file: {error}") from error
+            except FormatError as error:
+                raise CommandError(f"Could not open backing file: {error.message}") from error
+            disk.backing = node.backing.block
+        return node
+
+    def _register_opened(self, disk: BlockNode) -> Node:
+        """Register a node that the block layer opened itself, its children first."""
+        file = self._register_opened(disk.file) if disk.file is not None else None
+        options: Options = {"driver": disk.driver}
+        if file is None:
+            options["filename"] = disk.filename
+        node = self._register(self._graph.generate_name(), disk, options, read_only=True, file=file)
+        if disk.backing is not None:
+            node.backing = self._register_opened(disk.backing)
+        return node
+
+    def _register(
+        self,
+        name: str,
+        disk: BlockNode,
+        options: Mapping[str, Any],
+        *,
+        read_only: bool,
+        file: Node | None = None,
+    ) -> Node:
+        disk.disown()  # the graph knows who uses a node, and closes it when nobody does
+        node = Node(name, disk, dict(options), read_only, file=file)
+        node.bitmaps = [_bitmap(disk, stored, read_only) for stored in disk.bitmaps.values()]
+        self._graph.nodes[name] = node
+        self._made.append(node)
+        return node
+
+
+def _check_writable(filename: str) -> None:
+    """Refuse what cannot be opened for writing, although it will be opened for reading only."""
+    number = None
+    if Path(filename).is_dir():
+        number = errno.EISDIR
+    elif Path(filename).exists() and not os.access(filename, os.W_OK):
+        number = errno.EACCES
+    if number is not None:
+        raise CommandError(f"Could not open '{filename}': {os.strerror(number)}")
+
+
+def _bitmap(disk: BlockNode, stored: block.PersistentBitmap, readonly: bool) -> DirtyBitmap:  # noqa: FBT001
+    bits = Bitmap(disk.size, stored.granularity) if stored.bitmap is None else stored.bitmap
+    return DirtyBitmap(
+        stored.name,
+        bits,
+        enabled=stored.enabled and not stored.inconsistent,
+        persistent=True,
+        inconsistent=stored.inconsistent,
+        readonly=readonly,
+    )

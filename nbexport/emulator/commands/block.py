@@ -1,0 +1,51 @@
+"""blockdev-add and -del, query-named-block-nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbexport.emulator import describe
+from nbexport.emulator.builder import Builder
+from nbexport.emulator.commands.registry import command
+from nbexport.errors import CommandError
+
+if TYPE_CHECKING:
+    from nbexport.emulator.commands.registry import Arguments
+    from nbexport.emulator.machine import Machine
+
+
+@command("blockdev-add")
+async def add(machine: Machine, arguments: Arguments) -> None:
+    """Open a node and the children that its options describe; all of them or none."""
+    if "node-name" not in arguments:
+        raise CommandError("'node-name' must be specified for the root node")
+    node = await machine.in_thread(Builder(machine.graph).build, dict(arguments))
+    node.monitor_owned = True
+
+
+@command("blockdev-del")
+async def delete(machine: Machine, arguments: Arguments) -> None:
+    """Close a node that nothing uses, and the children that were opened with it."""
+    name = arguments["node-name"]
+    node = machine.graph.nodes.get(name)
+    if node is None:
+        raise CommandError(f"Failed to find node with node-name='{name}'")
+    if machine.graph.exports_of(node):
+        raise CommandError(f"Node {name} is in use")
+    if not node.monitor_owned:
+        raise CommandError(f"Node {name} is not owned by the monitor")
+    if machine.graph.parents(node):
+        raise CommandError(f"Block device {name} is in use")
+    for gone in machine.graph.remove(node):
+        gone.block.close()
+
+
+@command("query-named-block-nodes")
+async def query_nodes(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:
+    """Describe every node, newest first; with flat, without the images behind."""
+    flat = arguments.get("flat", False)
+    nodes = list(reversed(machine.graph.nodes.values()))
+    described: list[dict[str, Any]] = await machine.in_thread(
+        lambda: [describe.node_info(node, machine.release, flat=flat) for node in nodes]
+    )
+    return described

@@ -1,0 +1,70 @@
+"""Members of a value put into the order of its type, the order in which QEMU makes them.
+
+QEMU prints an object's members by a hash; two that share a bucket come out newest first, so the
+order of making is visible (``micro`` before ``minor`` in every greeting).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbexport.qapi.model import AlternateType, ArrayType, ObjectType, Type
+from nbexport.qapi.validate import qtype
+
+if TYPE_CHECKING:
+    from nbexport.qapi.schema import Schema
+
+
+def arrange(schema: Schema, kind: Type | None, value: Any) -> Any:
+    """Return a copy of a value whose objects have their members in the order of the schema.
+
+    Members that the type does not have are kept, after the others; values that do not fit the
+    type are left as they are. Nesting is bounded by memory only.
+
+    Args:
+        schema: the schema.
+        kind: the type; None is the type without members.
+        value: a JSON value.
+    """
+    result: list[Any] = [None]
+    # what is still to be copied: its type if known, the value, where it goes
+    work: list[tuple[Type | None, Any, Any, Any]] = [(kind or schema.empty, value, result, 0)]
+    while work:
+        kind, value, target, key = work.pop()
+        if isinstance(kind, AlternateType):
+            kind = _chosen(kind, value)
+        if isinstance(value, dict):
+            types = _member_types(kind, value) if isinstance(kind, ObjectType) else {}
+            names = [name for name in types if name in value]
+            names += [name for name in value if name not in types]
+            copy: dict[str, Any] = dict.fromkeys(names)
+            target[key] = copy
+            work += [(types.get(name), value[name], copy, name) for name in names]
+        elif isinstance(value, list | tuple):
+            element = kind.element if isinstance(kind, ArrayType) else None
+            items: list[Any] = [None] * len(value)
+            target[key] = items
+            work += [(element, item, items, index) for index, item in enumerate(value)]
+        else:
+            target[key] = value
+    return result[0]
+
+
+def _member_types(kind: ObjectType, value: dict[str, Any]) -> dict[str, Type]:
+    """Return the types of the members that an object can have, in order."""
+    members = list(kind.members)
+    if kind.tag is not None:
+        branch = kind.branch(value.get(kind.tag.name, ""))
+        if branch is not None:
+            members += branch.members
+    return {member.name: member.type for member in members}
+
+
+def _chosen(kind: AlternateType, value: Any) -> Type | None:
+    """Return the type that an alternate has for a value."""
+    wanted = qtype(value)
+    for variant in kind.variants:
+        json_type = variant.type.json_type
+        if (json_type if json_type != "int" else "number") == wanted:
+            return variant.type
+    return None

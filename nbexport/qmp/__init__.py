@@ -1,0 +1,13 @@
+"""The QEMU Machine Protocol: engines (``jsonstream``, ``session``, ``dispatch``), then I/O.
+
+``server`` serves monitors, ``client`` talks to one.
+"""
+
+from __future__ import annotations
+
+from nbexport.qmp.client import QmpClient, QmpCommandError
+from nbexport.qmp.dispatch import Dispatcher
+from nbexport.qmp.server import QmpServer
+from nbexport.qmp.session import Session
+
+__all__ = ["Dispatcher", "QmpClient", "QmpCommandError", "QmpServer", "Session"]

@@ -1,0 +1,240 @@
+"""Sockets and pipes of a monitor: made, guarded and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nbexport.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+# As QEMU listens: one client is served, one may wait, the kernel holds off the others.
+BACKLOG = 1
+# sun_path has 108 bytes; the last is the terminator.
+MAX_UNIX_PATH = 107
+# How often a full output is looked at while the server closes, in seconds.
+_POLL = 0.01
+
+
+class Channel:
+    """Bytes in and out over a pair of streams.
+
+    Args:
+        reader: input.
+        writer: output.
+        restore: file descriptors to set back to blocking mode at the end.
+    """
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader | BinaryIO,
+        writer: asyncio.StreamWriter | BinaryIO,
+        restore: dict[int, bool] | None = None,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._restore = restore or {}
+        self._wanted = asyncio.Event()
+
+    async def read(self, limit: int) -> bytes:
+        """Return some bytes, none at the end."""
+        if isinstance(self._reader, asyncio.StreamReader):
+            return await self._reader.read(limit)
+        # a regular file: reading never waits
+        return self._reader.read(limit)
+
+    async def pause(self) -> None:
+        """Wait until `resume` says that there is room for more input."""
+        self._wanted.clear()
+        await self._wanted.wait()
+
+    def resume(self) -> None:
+        """Let the reading side look again."""
+        self._wanted.set()
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for output; a peer that has gone is noticed by `drain`."""
+        if isinstance(self._writer, asyncio.StreamWriter):
+            if not self._writer.is_closing():
+                self._writer.write(data)
+        else:
+            self._writer.write(data)
+            self._writer.flush()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for output."""
+        if isinstance(self._writer, asyncio.StreamWriter):
+            return self._writer.transport.get_write_buffer_size()
+        return 0
+
+    async def drain(self) -> None:
+        """Wait while much is unsent.
+
+        Raises:
+            ConnectionError: the peer has gone.
+        """
+        if isinstance(self._writer, asyncio.StreamWriter):
+            await self._writer.drain()
+
+    async def flushed(self) -> None:
+        """Wait until nothing is unsent."""
+        while self.unsent and isinstance(self._writer, asyncio.StreamWriter):
+            if self._writer.is_closing():
+                return
+            await asyncio.sleep(_POLL)
+
+    def abort(self) -> None:
+        """Close at once, dropping what is unsent."""
+        if isinstance(self._writer, asyncio.StreamWriter):
+            self._writer.transport.abort()
+
+    def close(self) -> None:
+        """Close; what is unsent is dropped if the peer does not take it at once."""
+        if isinstance(self._writer, asyncio.StreamWriter):
+            if self.unsent:
+                self._writer.transport.abort()
+            else:
+                self._writer.close()
+        for descriptor, blocking in self._restore.items():
+            with contextlib.suppress(OSError):
+                os.set_blocking(descriptor, blocking)
+
+
+async def stream_channel(sock: socket.socket) -> Channel:
+    """Return the channel of a connected socket."""
+    sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    reader, writer = await asyncio.open_connection(sock=sock)
+    return Channel(reader, writer)
+
+
+async def standard_channel() -> Channel:
+    """Return the channel of standard input and output: pipes, sockets, terminals or files.
+
+    Raises:
+        UsageError: one of them is closed or cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        # duplicates, so that closing the channel leaves the program's own streams alone
+        source = os.fdopen(os.dup(sys.__stdin__.fileno()), "rb", buffering=0)  # type: ignore[union-attr]
+        target = os.fdopen(os.dup(sys.__stdout__.fileno()), "wb", buffering=0)  # type: ignore[union-attr]
+    except (OSError, AttributeError, ValueError) as error:
+        raise UsageError(f"standard input and output cannot be used: {error}") from error
+    restore = {
+        stream.fileno(): os.get_blocking(stream.fileno()) for stream in (sys.stdin, sys.stdout)
+    }
+    reader: asyncio.StreamReader | BinaryIO = source  # type: ignore[assignment]
+    writer: asyncio.StreamWriter | BinaryIO = target  # type: ignore[assignment]
+    if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+        stream = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
+        reader = stream
+    if not stat.S_ISREG(os.fstat(target.fileno()).st_mode):
+        transport, protocol = await loop.connect_write_pipe(
+            asyncio.streams.FlowControlMixin, target
+        )
+        writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    return Channel(reader, writer, restore)
+
+
+async def listen_on_unix(path: str | Path) -> tuple[socket.socket, Path, int]:
+    """Return a listening socket at a path, the path, and the inode made there.
+
+    Raises:
+        UsageError: the path is occupied, too long, or cannot be used.
+    """
+    target = Path(path).absolute()
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise UsageError(f"{path}: a socket's path has at most {MAX_UNIX_PATH} bytes")
+    await _make_room(target, path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        sock.bind(os.fspath(path))
+        inode = target.lstat().st_ino
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"{path}: cannot listen there: {error.strerror}") from error
+    return sock, target, inode
+
+
+async def _make_room(target: Path, shown: str | Path) -> None:
+    """Remove a socket that nobody listens on; refuse anything else that is at the path."""
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{shown}: cannot listen there: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"{shown}: exists and is no socket")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        probe.connect(os.fspath(shown))
+    except ConnectionRefusedError:
+        with contextlib.suppress(FileNotFoundError):
+            target.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EINPROGRESS):
+            raise UsageError(f"{shown}: another program listens on this socket") from error
+        raise UsageError(f"{shown}: cannot listen there: {error.strerror}") from error
+    else:
+        raise UsageError(f"{shown}: another program listens on this socket")
+    finally:
+        probe.close()
+
+
+def unlink_own(path: Path, inode: int) -> None:
+    """Remove a socket if it is still the one that was made."""
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        if stat.S_ISSOCK(status.st_mode) and status.st_ino == inode:
+            path.unlink()
+
+
+async def listen_on_tcp(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets on all addresses of a host, at the same port.
+
+    Raises:
+        UsageError: the address is unknown or cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    shown = f"{host}:{port}"
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise UsageError(f"{shown}: address is unknown: {error}") from error
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
+            sock.bind((address[0], chosen, *address[2:]))
+            sock.listen(BACKLOG)
+    except OSError as error:
+        if len(sockets) > 1 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            sockets.pop().close()
+            return sockets
+        for sock in sockets:
+            sock.close()
+        raise UsageError(f"{shown}: cannot listen there: {error.strerror}") from error
+    return sockets
