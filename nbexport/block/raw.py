@@ -42,7 +42,7 @@ class RawNode(BlockNode):
             raise UsageError(
                 # The two blanks are QEMU's, and clients see its text.
                 f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to "
-                f" the actual size of the containing file ({file.size})"
+                f"the  actual size of the containing file ({file.size})"
             )
         if size is not None and size % SECTOR_SIZE:
             raise UsageError(f"Specified size is not multiple of {SECTOR_SIZE}")

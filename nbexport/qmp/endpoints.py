@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BACKLOG = 1
 # sun_path has 108 bytes; the last is the terminator.
 MAX_UNIX_PATH = 107
+# How long a transport may take to let go of its descriptor, in seconds.
+CLOSE_LIMIT = 1.0
 # How often a full output is looked at while the server closes, in seconds.
 _POLL = 0.01
 
@@ -98,13 +100,17 @@ class Channel:
         if isinstance(self._writer, asyncio.StreamWriter):
             self._writer.transport.abort()
 
-    def close(self) -> None:
-        """Close; what is unsent is dropped if the peer does not take it at once."""
+    async def close(self) -> None:
+        """Close; what is unsent is dropped."""
         if isinstance(self._writer, asyncio.StreamWriter):
             if self.unsent:
                 self._writer.transport.abort()
             else:
                 self._writer.close()
+            # the transport of a socket or pipe calls back once more before it lets go
+            with contextlib.suppress(OSError, TimeoutError, NotImplementedError):
+                async with asyncio.timeout(CLOSE_LIMIT):
+                    await self._writer.wait_closed()
         for descriptor, blocking in self._restore.items():
             with contextlib.suppress(OSError):
                 os.set_blocking(descriptor, blocking)

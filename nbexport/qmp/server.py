@@ -70,6 +70,7 @@ class QmpServer:
         self._clients: set[_Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unix: list[tuple[Path, int]] = []
+        self._listening: list[socket.socket] = []
         self._closing = False
         self._over = asyncio.Event()
 
@@ -116,6 +117,7 @@ class QmpServer:
         await self._serve(channel)
 
     def _start(self, sockets: list[socket.socket]) -> None:
+        self._listening += sockets
         self.spawn(self._accept(sockets))
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -128,25 +130,21 @@ class QmpServer:
     async def _accept(self, sockets: list[socket.socket]) -> None:
         """Serve the clients of one monitor, one after another."""
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                tasks = [loop.create_task(loop.sock_accept(sock)) for sock in sockets]
-                try:
-                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in tasks:
-                        task.cancel()
-                    results = await asyncio.gather(*tasks, return_exceptions=True)
-                for result in results:
-                    if isinstance(result, tuple):
-                        await self._serve(await stream_channel(result[0]))
-                    elif isinstance(result, OSError):
-                        _log.warning("cannot accept a monitor client: %s", result)
-                        # out of descriptors, most likely; they come back when clients go
-                        await asyncio.sleep(0.1)
-        finally:
-            for sock in sockets:
-                sock.close()
+        while not self._closing:
+            tasks = [loop.create_task(loop.sock_accept(sock)) for sock in sockets]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            for result in results:
+                if isinstance(result, tuple):
+                    await self._serve(await stream_channel(result[0]))
+                elif isinstance(result, OSError):
+                    _log.warning("cannot accept a monitor client: %s", result)
+                    # out of descriptors, most likely; they come back when clients go
+                    await asyncio.sleep(0.1)
 
     async def _serve(self, channel: Channel) -> None:
         session = Session(
@@ -213,6 +211,9 @@ class QmpServer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for sock in self._listening:
+            sock.close()
+        self._listening.clear()
 
     async def run_command(self, client: _Client, request: Request) -> None:
         """Run a command in its turn and answer it."""
@@ -279,7 +280,7 @@ class _Client:
                 task.cancel()
             await asyncio.gather(reader, self._main, return_exceptions=True)
             # a command that runs for a client that has gone is still run to its end
-            self._channel.close()
+            await self._channel.close()
 
     async def _read(self) -> None:
         """Feed the session whenever it wants data."""
@@ -339,8 +340,9 @@ class _Client:
     async def drain(self, limit: float) -> None:
         """Wait until everything has been sent, or give up."""
         self.flush()
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._channel.flushed(), limit)
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._channel.flushed()
 
     def stop(self) -> None:
         """End the connection from outside."""

@@ -23,7 +23,7 @@ UNIX = {"type": "unix", "data": {"path": "nbd.sock"}}
 LIST_BITMAPS = {"bitmaps": ["weekly", "daily"], "allocation-depth": True}
 
 
-def nbd_export(name, **more):
+def nbd_export(name, /, **more):
     return {"type": "nbd", "id": name, "node-name": "n0", **more}
 
 

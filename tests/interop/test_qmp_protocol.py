@@ -103,7 +103,7 @@ def servers(request):
         with background(*command, ready=theirs):
             with QmpClient(theirs) as client:
                 version = client.execute("query-version")
-            if not version["qemu"]["major"] == 7:
+            if version["qemu"]["major"] != 7:
                 pytest.skip("qemu-storage-daemon is not of release 7")
             with Ours(Path(folder, "ours.sock"), version, pretty=pretty) as ours:
                 yield theirs, ours.path

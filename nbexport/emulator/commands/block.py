@@ -32,9 +32,15 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Failed to find node with node-name='{name}'")
     if machine.graph.exports_of(node):
         raise CommandError(f"Node {name} is in use")
+    parents = machine.graph.parents(node)
+    for parent in parents:
+        if parent.backing is node:
+            raise CommandError(
+                f"Node '{name}' is busy: node is used as backing hd of '{parent.name}'"
+            )
     if not node.monitor_owned:
         raise CommandError(f"Node {name} is not owned by the monitor")
-    if machine.graph.parents(node):
+    if parents:
         raise CommandError(f"Block device {name} is in use")
     for gone in machine.graph.remove(node):
         gone.block.close()

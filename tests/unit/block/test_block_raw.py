@@ -88,7 +88,7 @@ def test_window(offset, sectors, data, tmp_path_factory):
     with FileNode(path) as file:
         size = None if sectors is None else sectors * 512
         if size is not None and offset + size > 3072:
-            with pytest.raises(UsageError, match="has to be smaller or equal to  the actual size"):
+            with pytest.raises(UsageError, match="has to be smaller or equal to the  actual size"):
                 RawNode(file, offset, size)
             return
         node = RawNode(file, offset, size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,7 +115,7 @@ def test_a_file_is_included_once():
 
 
 def test_a_file_that_is_missing_or_no_text(tmp_path):
-    with pytest.raises(QapiError, match="can't read schema file '.*none': No such file"):
+    with pytest.raises(QapiError, match=r"can't read schema file '.*none': No such file"):
         parse_files(str(tmp_path / "none"))
     bad = tmp_path / "bad"
     bad.write_bytes(b"{ '\xff' }")
@@ -163,10 +165,12 @@ PIECES += ["# @x:\n", "##\n", "'include'", "'pragma'", "\\", "\0", "\u00e9", "\t
 
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=30).map("".join)))
 def test_any_text_is_read_or_refused(text):
+    message = "root.json:"
     try:
         parse(text)
     except QapiError as error:
-        assert str(error).startswith("root.json:")
+        message = str(error)
+    assert message.startswith("root.json:")
 
 
 @given(st.binary(max_size=60))
@@ -174,7 +178,5 @@ def test_any_bytes_are_read_or_refused(data):
     def read(_path):
         return data.decode("utf-8")
 
-    try:
+    with contextlib.suppress(QapiError):
         parse_files("root.json", read)
-    except QapiError as error:
-        assert str(error)

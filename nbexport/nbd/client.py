@@ -1,0 +1,399 @@
+"""A small blocking client: for notebooks, the command line and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from nbexport.bits import Extents
+from nbexport.errors import PeerError, ProtocolError, UsageError
+from nbexport.nbd import wire
+from nbexport.nbd.link import Chunk, Link
+from nbexport.nbd.uri import NbdUri
+from nbexport.units import align_down, is_power_of_two
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DEFAULT_TIMEOUT_S = 30.0
+READ_MAX = wire.PAYLOAD_MAX
+_STATUS_MAX = (1 << 32) - 1
+_CHUNKS_MAX = 1 << 20
+"""Chunks of one reply: a read of 32 MiB in pieces of 32 bytes."""
+
+
+class BlockSize(NamedTuple):
+    """What a server says of request sizes, in bytes."""
+
+    minimum: int
+    preferred: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """What a server tells of an export before it is chosen.
+
+    Attributes:
+        name: what to ask for.
+        size: length in bytes.
+        flags: transmission flags.
+        description: shown beside the name, None if the server has none.
+        block_size: request sizes, None if the server does not tell.
+        contexts: the names of its metadata contexts.
+    """
+
+    name: str
+    size: int
+    flags: int
+    description: str | None
+    block_size: BlockSize | None
+    contexts: list[str]
+
+
+class Client:
+    """A connection to one export, made by `connect`.
+
+    Attributes:
+        export_size: length in bytes.
+        transmission_flags: what the export can do.
+        block_size: request sizes, None if the server does not tell.
+        description: shown beside the export's name.
+        server_contexts: every metadata context that the server offers for it.
+        contexts: the selected ones and their ids, in the order of the server's answer.
+        structured: whether structured replies were agreed.
+    """
+
+    def __init__(self, link: Link, info: ExportInfo, contexts: dict[str, int]) -> None:
+        self._link = link
+        self._cookie = 0
+        self._open = True
+        self.export_size = info.size
+        self.transmission_flags = info.flags
+        self.block_size = info.block_size
+        self.description = info.description
+        self.server_contexts = info.contexts
+        self.contexts = contexts
+        self.structured = bool(info.flags & wire.SEND_DF)
+
+    @classmethod
+    def connect(
+        cls,
+        uri: str | NbdUri,
+        *,
+        contexts: Sequence[str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """Connect and choose the export that the URI names.
+
+        Args:
+            uri: where it is.
+            contexts: the metadata contexts to select, those that the server lacks are left out;
+                None selects all that it offers.
+            timeout: how long the server may stay silent, in seconds.
+
+        Raises:
+            UsageError: the URI is not one.
+            PeerError: nobody answers, the export does not exist, or the server breaks the
+                protocol.
+        """
+        link = Link(uri if isinstance(uri, NbdUri) else NbdUri.parse(uri), timeout)
+        try:
+            structured = _greet(link)
+            name = link.uri.export.encode("utf-8", "surrogateescape")
+            offered: list[str] = []
+            selected: dict[str, int] = {}
+            if structured:
+                offered = [context for context, _ in _list_contexts(link, name)]
+                wanted = offered if contexts is None else list(contexts)
+                selected = _select_contexts(link, name, wanted)
+            info = _ask_info(link, wire.OPT_GO, name, offered)
+            client = cls(link, info, selected)
+            client.structured = structured
+        except BaseException:
+            link.close()
+            raise
+        return client
+
+    def close(self) -> None:
+        """Say goodbye and close the connection; closing twice is harmless."""
+        if self._open:
+            self._open = False
+            try:
+                self._link.send(wire.pack_request(wire.CMD_DISC, 0))
+            except PeerError:
+                pass  # it has gone already
+            finally:
+                self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the disk.
+
+        Raises:
+            UsageError: the range is not inside the disk.
+            PeerError: the server could not read them, or broke the protocol.
+        """
+        self._check_range(offset, length)
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from an offset, in requests of 32 MiB; raises what `read` raises."""
+        self._check_range(offset, len(buffer))
+        limit = min(READ_MAX, self.block_size.maximum if self.block_size else READ_MAX)
+        for done in range(0, len(buffer), limit):
+            self._read_once(offset + done, buffer[done : done + limit])
+
+    def _read_once(self, offset: int, buffer: memoryview) -> None:
+        cookie = self._send(wire.CMD_READ, offset, len(buffer))
+        if not self.structured:
+            error = self._link.simple_reply(cookie)
+            if error:
+                name = wire.ERROR_NAMES.get(error, str(error))
+                raise self._link.fail(f"read at offset {offset}: failed ({name})")
+            self._link.receive_into(buffer)
+            return
+        covered = 0
+        for chunk in self._chunks(cookie, f"read at offset {offset}"):
+            covered += self._place(chunk, offset, buffer)
+        if covered != len(buffer):
+            raise self._link.fail(f"read at offset {offset}: {covered} bytes of {len(buffer)} came")
+
+    def _place(self, chunk: Chunk, offset: int, buffer: memoryview) -> int:
+        """Put a chunk's bytes where they belong; return how many they are."""
+        if chunk.kind == wire.CHUNK_NONE:
+            return 0
+        if chunk.kind == wire.CHUNK_OFFSET_HOLE and len(chunk.payload) == wire.HOLE.size:
+            at, length = wire.HOLE.unpack(chunk.payload)
+            data = None
+        elif chunk.kind == wire.CHUNK_OFFSET_DATA and len(chunk.payload) > wire.OFFSET.size:
+            (at,) = wire.OFFSET.unpack_from(chunk.payload)
+            data = memoryview(chunk.payload)[wire.OFFSET.size :]
+            length = len(data)
+        else:
+            raise self._link.fail(f"chunk of type {chunk.kind} in the reply to a read")
+        if at < offset or at + length > offset + len(buffer):
+            raise self._link.fail(f"chunk outside the range that was read: offset {at}")
+        buffer[at - offset : at - offset + length] = bytes(length) if data is None else data
+        return int(length)
+
+    def block_status(
+        self, offset: int, length: int, *, req_one: bool = False
+    ) -> dict[str, Extents]:
+        """Return the extents of each selected context from an offset on.
+
+        Each map begins at the offset; it may end before or behind the range that was asked for.
+
+        Args:
+            offset: first byte.
+            length: at most 2**32 - 1 bytes.
+            req_one: ask for the first extent only.
+
+        Raises:
+            UsageError: the range is empty or not inside the disk, or no context was selected.
+            PeerError: the server refused, or broke the protocol.
+        """
+        self._check_range(offset, length)
+        if not self.contexts:
+            raise UsageError(f"{self._link.uri}: no metadata context was selected")
+        if not 0 < length <= _STATUS_MAX:
+            raise UsageError(f"block status of {length} bytes: 1 to {_STATUS_MAX} can be asked for")
+        flags = wire.CMD_FLAG_REQ_ONE if req_one else 0
+        cookie = self._send(wire.CMD_BLOCK_STATUS, offset, length, flags)
+        names = {number: name for name, number in self.contexts.items()}
+        found: dict[str, Extents] = {}
+        for chunk in self._chunks(cookie, f"block status at offset {offset}"):
+            size = wire.CONTEXT_ID.size
+            if chunk.kind != wire.CHUNK_BLOCK_STATUS or len(chunk.payload) < size:
+                raise self._link.fail(f"chunk of type {chunk.kind} in the reply to a block status")
+            (number,) = wire.CONTEXT_ID.unpack_from(chunk.payload)
+            if number not in names or names[number] in found:
+                raise self._link.fail(f"extents of context {number}, which was not asked for")
+            try:
+                extents = Extents.from_wire(memoryview(chunk.payload)[size:], offset)
+            except ProtocolError as error:
+                raise self._link.fail(str(error)) from error
+            found[names[number]] = extents.clip(offset, min(extents.end, self.export_size))
+        for name in self.contexts:
+            if name not in found:
+                raise self._link.fail(f"no extents of context '{name}' at offset {offset}")
+        return {name: found[name] for name in self.contexts}
+
+    def map(self, start: int = 0, end: int | None = None) -> dict[str, Extents]:
+        """Return the extents of each selected context over a range, the whole disk by default.
+
+        Raises:
+            UsageError: the range is not inside the disk, or no context was selected.
+            PeerError: the server refused, or broke the protocol.
+        """
+        stop = self.export_size if end is None else end
+        self._check_range(start, stop - start)
+        if not self.contexts:
+            raise UsageError(f"{self._link.uri}: no metadata context was selected")
+        pieces: dict[str, list[Extents]] = {name: [Extents.empty(start)] for name in self.contexts}
+        step = align_down(_STATUS_MAX, self.block_size.minimum if self.block_size else 1)
+        at = start
+        while at < stop:
+            found = self.block_status(at, min(step, stop - at))
+            # Contexts of one reply may end at different offsets; all are known up to the first.
+            reached = min(stop, *(extents.end for extents in found.values()))
+            for name, extents in found.items():
+                pieces[name].append(extents.clip(at, reached))
+            at = reached
+        return {name: Extents.concatenate(parts) for name, parts in pieces.items()}
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.export_size:
+            raise UsageError(
+                f"{self._link.uri}: range outside the disk: offset {offset}, length {length}, "
+                f"size {self.export_size}"
+            )
+
+    def _send(self, command: int, offset: int, length: int, flags: int = 0) -> int:
+        self._cookie += 1
+        self._link.send(wire.pack_request(command, self._cookie, offset, length, flags))
+        return self._cookie
+
+    def _chunks(self, cookie: int, doing: str) -> Iterator[Chunk]:
+        """Yield the chunks of a reply that carry something; raise what an error chunk says."""
+        failure: PeerError | None = None
+        for _ in range(_CHUNKS_MAX):
+            chunk = self._link.chunk()
+            if chunk.cookie != cookie:
+                raise self._link.fail(f"{doing}: a reply to no request of ours")
+            if chunk.kind & wire.CHUNK_FLAG_ERROR:
+                failure = failure or self._link.error_of(chunk, doing)
+            elif failure is None:
+                yield chunk
+            if chunk.done:
+                if failure is not None:
+                    raise failure
+                return
+        raise self._link.fail(f"{doing}: endless reply")
+
+
+def list_exports(uri: str | NbdUri, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[ExportInfo]:
+    """Return what a server offers; the export that the URI may name does not matter.
+
+    Raises:
+        UsageError: the URI is not one.
+        PeerError: nobody answers, the server does not list, or it breaks the protocol.
+    """
+    link = Link(uri if isinstance(uri, NbdUri) else NbdUri.parse(uri), timeout)
+    try:
+        structured = _greet(link)
+        names = []
+        for reply in link.option(wire.OPT_LIST):
+            if reply.kind == wire.REP_SERVER:
+                names.append(_take_string(link, reply.data)[0])
+            elif reply.kind != wire.REP_ACK:
+                raise link.fail(f"cannot list exports: {reply.message}")
+        infos = []
+        for name in names:
+            contexts = [c for c, _ in _list_contexts(link, name)] if structured else []
+            infos.append(_ask_info(link, wire.OPT_INFO, name, contexts))
+        for _ in link.option(wire.OPT_ABORT):
+            pass
+    finally:
+        link.close()
+    return infos
+
+
+def _greet(link: Link) -> bool:
+    """Take the greeting, agree on structured replies if possible; return whether it was."""
+    magic, kind, flags = wire.GREETING.unpack(link.receive(wire.GREETING.size))
+    if magic != wire.GREETING_MAGIC:
+        raise link.fail("not an NBD server")
+    if kind != wire.OPTION_MAGIC or not flags & wire.FLAG_FIXED_NEWSTYLE:
+        raise link.fail("the server does not speak the fixed newstyle protocol")
+    answer = flags & (wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES)
+    link.send(wire.CLIENT_FLAGS.pack(answer))
+    kinds = [reply.kind for reply in link.option(wire.OPT_STRUCTURED_REPLY)]
+    return kinds[-1] == wire.REP_ACK
+
+
+def _take_string(link: Link, data: bytes) -> tuple[bytes, bytes]:
+    """Split off a string with its length before it."""
+    length = int.from_bytes(data[:4], "big")
+    if len(data) < 4 or length > len(data) - 4:
+        raise link.fail("a string longer than the reply that holds it")
+    return data[4 : 4 + length], data[4 + length :]
+
+
+def _list_contexts(link: Link, name: bytes) -> list[tuple[str, int]]:
+    """Return every context of an export, in the server's order; none if it cannot list."""
+    data = wire.pack_string(name) + wire.UINT32.pack(0)
+    return _context_replies(link, wire.OPT_LIST_META_CONTEXT, data)
+
+
+def _select_contexts(link: Link, name: bytes, wanted: Sequence[str]) -> dict[str, int]:
+    """Select contexts; return those that the server has, with their ids."""
+    queries = [wire.pack_string(query.encode("utf-8", "surrogateescape")) for query in wanted]
+    data = wire.pack_string(name) + wire.UINT32.pack(len(queries)) + b"".join(queries)
+    found = dict(_context_replies(link, wire.OPT_SET_META_CONTEXT, data))
+    for context in found:
+        if context not in wanted:
+            raise link.fail(f"context '{context}' was not asked for")
+    if len(set(found.values())) != len(found):
+        raise link.fail("two contexts with the same id")
+    return found
+
+
+def _context_replies(link: Link, option: int, data: bytes) -> list[tuple[str, int]]:
+    found = []
+    for reply in link.option(option, data):
+        if reply.kind == wire.REP_META_CONTEXT:
+            if len(reply.data) < wire.CONTEXT_ID.size:
+                raise link.fail("a context without an id")
+            (number,) = wire.CONTEXT_ID.unpack_from(reply.data)
+            name = reply.data[wire.CONTEXT_ID.size :].decode("utf-8", "surrogateescape")
+            found.append((name, number))
+        elif reply.kind == wire.REP_ERR_UNSUP:
+            return []
+        elif reply.kind != wire.REP_ACK:
+            raise link.fail(reply.message)
+    return found
+
+
+def _ask_info(link: Link, option: int, name: bytes, contexts: list[str]) -> ExportInfo:
+    """Send INFO or GO and collect what the server tells."""
+    kinds = (wire.INFO_NAME, wire.INFO_DESCRIPTION, wire.INFO_BLOCK_SIZE)
+    request = b"".join(wire.UINT16.pack(kind) for kind in kinds)
+    data = wire.pack_string(name) + wire.UINT16.pack(len(kinds)) + request
+    told: dict[int, bytes] = {}
+    for reply in link.option(option, data):
+        if reply.kind == wire.REP_INFO and len(reply.data) >= wire.UINT16.size:
+            told[int.from_bytes(reply.data[:2], "big")] = reply.data
+        elif reply.kind != wire.REP_ACK:
+            raise link.fail(reply.message)
+    if len(told.get(wire.INFO_EXPORT, b"")) != wire.INFO_EXPORT_DATA.size:
+        raise link.fail("the server does not tell the size of the export")
+    _, size, flags = wire.INFO_EXPORT_DATA.unpack(told[wire.INFO_EXPORT])
+    description = told.get(wire.INFO_DESCRIPTION)
+    return ExportInfo(
+        name.decode("utf-8", "surrogateescape"),
+        size,
+        flags,
+        None if description is None else description[2:].decode("utf-8", "surrogateescape"),
+        _block_size(link, told.get(wire.INFO_BLOCK_SIZE)),
+        contexts,
+    )
+
+
+def _block_size(link: Link, data: bytes | None) -> BlockSize | None:
+    if data is None:
+        return None
+    if len(data) != wire.INFO_BLOCK_SIZE_DATA.size:
+        raise link.fail("block sizes of a wrong length")
+    sizes = BlockSize(*wire.INFO_BLOCK_SIZE_DATA.unpack(data)[1:])
+    ordered = sizes.minimum <= sizes.preferred <= sizes.maximum
+    if not (is_power_of_two(sizes.minimum) and ordered):
+        raise link.fail(f"impossible block sizes: {tuple(sizes)}")
+    return sizes

@@ -1,0 +1,194 @@
+"""A client's connection, byte by byte: what it sends, and frames that it takes apart.
+
+Every length that a server announces is compared with a bound before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from nbexport.errors import PeerError
+from nbexport.nbd import wire
+from nbexport.units import KiB, MiB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nbexport.nbd.uri import NbdUri
+
+REPLY_MAX = 64 * KiB
+"""Longest option reply that is taken: a name and a description of 4096 bytes each fit well."""
+REPLIES_MAX = 1 << 17
+"""Replies to one option, one for each export or context: twice the bitmaps of a qcow2 image."""
+CHUNK_MAX = 64 * MiB
+"""Longest chunk that is taken: twice what this client asks for in one read."""
+
+
+class OptionReply(NamedTuple):
+    """One reply to an option.
+
+    Attributes:
+        kind: its type.
+        data: its data.
+    """
+
+    kind: int
+    data: bytes
+
+    @property
+    def message(self) -> str:
+        """What an error reply says: the server's text, or the name of the error."""
+        text = self.data.decode("utf-8", "replace")
+        return text or wire.REPLY_NAMES.get(self.kind, f"error {self.kind:#x}")
+
+
+class Chunk(NamedTuple):
+    """One chunk of a structured reply.
+
+    Attributes:
+        done: whether it is the last.
+        kind: its type.
+        cookie: which request it answers.
+        payload: its data.
+    """
+
+    done: bool
+    kind: int
+    cookie: int
+    payload: bytes
+
+
+class Link:
+    """A blocking connection to a server.
+
+    Args:
+        uri: where to connect.
+        timeout: how long the server may stay silent, in seconds.
+
+    Raises:
+        PeerError: nobody listens there.
+    """
+
+    def __init__(self, uri: NbdUri, timeout: float) -> None:
+        self.uri = uri
+        try:
+            self._socket = _connect(uri, timeout)
+        except OSError as error:
+            raise PeerError(f"{uri}: {error.strerror or error}") from error
+
+    def fail(self, message: str) -> PeerError:
+        """Return the error that says what the server did wrong."""
+        return PeerError(f"{self.uri}: {message}")
+
+    def close(self) -> None:
+        """Close the connection; closing twice is harmless."""
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes.
+
+        Raises:
+            PeerError: the server has gone, or does not read.
+        """
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self.fail(_reason(error)) from error
+
+    def receive(self, length: int) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            PeerError: the server closed the connection, or stayed silent too long.
+        """
+        buffer = bytearray(length)
+        self.receive_into(memoryview(buffer))
+        return bytes(buffer)
+
+    def receive_into(self, buffer: memoryview) -> None:
+        """Fill a buffer; raises what `receive` raises."""
+        done = 0
+        try:
+            while done < len(buffer):
+                count = self._socket.recv_into(buffer[done:])
+                if not count:
+                    raise self.fail("the server closed the connection")
+                done += count
+        except OSError as error:
+            raise self.fail(_reason(error)) from error
+
+    def option(self, option: int, data: bytes = b"") -> Iterator[OptionReply]:
+        """Send an option and yield its replies; the last is an ACK or an error."""
+        self.send(wire.pack_option(option, data))
+        for _ in range(REPLIES_MAX):
+            magic, echo, kind, length = wire.OPTION_REPLY.unpack(
+                self.receive(wire.OPTION_REPLY.size)
+            )
+            if magic != wire.REPLY_MAGIC or echo != option:
+                raise self.fail(f"not a reply to option '{wire.option_name(option)}'")
+            if length > REPLY_MAX:
+                raise self.fail(f"option reply of {length} bytes")
+            reply = OptionReply(kind, self.receive(length))
+            yield reply
+            if kind == wire.REP_ACK or kind & wire.REP_FLAG_ERROR:
+                return
+        raise self.fail(f"endless replies to option '{wire.option_name(option)}'")
+
+    def simple_reply(self, cookie: int) -> int:
+        """Take a simple reply's header and return its error value."""
+        magic, error, echo = wire.SIMPLE_REPLY.unpack(self.receive(wire.SIMPLE_REPLY.size))
+        if magic != wire.SIMPLE_REPLY_MAGIC or echo != cookie:
+            raise self.fail("a reply to no request of ours")
+        return int(error)
+
+    def chunk(self) -> Chunk:
+        """Take the next chunk; a simple reply, which stands for success, counts as one."""
+        head = self.receive(wire.SIMPLE_REPLY.size)
+        magic, error, cookie = wire.SIMPLE_REPLY.unpack(head)
+        if magic == wire.SIMPLE_REPLY_MAGIC:
+            payload = wire.ERROR.pack(error, 0) if error else b""
+            return Chunk(
+                done=True,
+                kind=wire.CHUNK_ERROR if error else wire.CHUNK_NONE,
+                cookie=cookie,
+                payload=payload,
+            )
+        head += self.receive(wire.CHUNK.size - len(head))
+        magic, flags, kind, cookie, length = wire.CHUNK.unpack(head)
+        if magic != wire.CHUNK_MAGIC:
+            raise self.fail(f"not a reply: magic {magic:#x}")
+        if length > CHUNK_MAX:
+            raise self.fail(f"chunk of {length} bytes")
+        done = bool(flags & wire.CHUNK_FLAG_DONE)
+        return Chunk(done, kind, cookie, self.receive(length))
+
+    def error_of(self, chunk: Chunk, doing: str) -> PeerError:
+        """Return what an error chunk says."""
+        if len(chunk.payload) < wire.ERROR.size:
+            return self.fail(f"{doing}: error without a value")
+        error, length = wire.ERROR.unpack_from(chunk.payload)
+        text = chunk.payload[wire.ERROR.size :][:length].decode("utf-8", "replace")
+        name = wire.ERROR_NAMES.get(error, str(error))
+        return self.fail(f"{doing}: {text or 'failed'} ({name})")
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "the server stayed silent"
+    return error.strerror or str(error)
+
+
+def _connect(uri: NbdUri, timeout: float) -> socket.socket:
+    if uri.socket is None:
+        connection = socket.create_connection((uri.host, uri.port), timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(uri.socket)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
