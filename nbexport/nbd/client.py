@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DEFAULT_TIMEOUT_S = 30.0
+GOODBYE_SECONDS = 2.0
+"""How long closing waits for the server to close as well."""
 READ_MAX = wire.PAYLOAD_MAX
 _STATUS_MAX = (1 << 32) - 1
 _CHUNKS_MAX = 1 << 20
@@ -121,6 +123,8 @@ class Client:
             self._open = False
             try:
                 self._link.send(wire.pack_request(wire.CMD_DISC, 0))
+                # Once the server has closed its side, it no longer counts this client.
+                self._link.wait_for_end(GOODBYE_SECONDS)
             except PeerError:
                 pass  # it has gone already
             finally:

@@ -118,6 +118,19 @@ class Link:
         except OSError as error:
             raise self.fail(_reason(error)) from error
 
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until the server closes the connection; what it still sends is dropped.
+
+        Raises:
+            PeerError: it does not close in time, or the connection breaks.
+        """
+        try:
+            self._socket.settimeout(seconds)
+            while self._socket.recv(64 * KiB):
+                pass
+        except OSError as error:
+            raise self.fail(_reason(error)) from error
+
     def option(self, option: int, data: bytes = b"") -> Iterator[OptionReply]:
         """Send an option and yield its replies; the last is an ACK or an error."""
         self.send(wire.pack_option(option, data))

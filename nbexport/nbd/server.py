@@ -300,6 +300,8 @@ class _Connection:
             for task in self._under_way:
                 task.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
+            # Before the client can see the end: then nobody counts it any more.
+            self.export = None
             # What is still unsent is unsent because the client does not read, or was cut.
             writer.transport.abort() if self._is_stuck(writer) else writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):

@@ -180,7 +180,7 @@ def draw_maps(
     if low >= high:
         raise UsageError(f"nothing to draw: the range [{low}, {high}) is empty")
     window = {context: extents.clip(low, high) for context, extents in maps.items()}
-    unit, unit_name = _unit(high)
+    unit, unit_name = _unit(high - low)
     with matplotlib.style.context(str(STYLE)):
         figure = Figure(figsize=(9.6, 0.75 * len(window) + 1.2))
         lanes = figure.subplots(len(window), 1, sharex=True, squeeze=False)[:, 0]

@@ -14,8 +14,6 @@ from nbexport.qapi.source import Pragmas, QapiError, SourceInfo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Reader = "Callable[[str], str]"
-
 # QEMU's own schema nests 5 deep (a definition, its data, a member, its features, one of them).
 MAX_NESTING = 64
 # QEMU's schema includes 45 files; this many would be a generated attack on memory.

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from nbexport.qmp.client import QmpClient, QmpCommandError
-from nbexport.qmp.dispatch import Dispatcher
+from nbexport.qmp.dispatch import Dispatcher, Handler
 from nbexport.qmp.server import QmpServer
 from nbexport.qmp.session import Session
 
-__all__ = ["Dispatcher", "QmpClient", "QmpCommandError", "QmpServer", "Session"]
+__all__ = ["Dispatcher", "Handler", "QmpClient", "QmpCommandError", "QmpServer", "Session"]

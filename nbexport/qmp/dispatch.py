@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
@@ -10,11 +11,10 @@ from nbexport.qapi.introspect import introspect
 from nbexport.qapi.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
     from nbexport.qapi.schema import Schema
 
-Handler = "Callable[[Mapping[str, Any]], Awaitable[Any]]"
+Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
+"""Gets a command's checked arguments, returns its result; None stands for the empty object."""
 
 # Answered by the session, which alone knows the state of the negotiation.
 NEGOTIATION = "qmp_capabilities"
@@ -39,7 +39,7 @@ class Dispatcher:
     def __init__(
         self,
         schema: Schema,
-        handlers: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Any]]],
+        handlers: Mapping[str, Handler],
         *,
         release: tuple[int, ...],
     ) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nbexport.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
 # As QEMU listens: one client is served, one may wait, the kernel holds off the others.
@@ -34,6 +35,7 @@ class Channel:
         reader: input.
         writer: output.
         restore: file descriptors to set back to blocking mode at the end.
+        closers: what else to call at the end.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Channel:
         reader: asyncio.StreamReader | BinaryIO,
         writer: asyncio.StreamWriter | BinaryIO,
         restore: dict[int, bool] | None = None,
+        closers: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._restore = restore or {}
+        self._closers = closers
         self._wanted = asyncio.Event()
 
     async def read(self, limit: int) -> bytes:
@@ -69,8 +73,9 @@ class Channel:
             if not self._writer.is_closing():
                 self._writer.write(data)
         else:
-            self._writer.write(data)
-            self._writer.flush()
+            view = memoryview(data)
+            while view:
+                view = view[self._writer.write(view) :]
 
     @property
     def unsent(self) -> int:
@@ -111,6 +116,8 @@ class Channel:
             with contextlib.suppress(OSError, TimeoutError, NotImplementedError):
                 async with asyncio.timeout(CLOSE_LIMIT):
                     await self._writer.wait_closed()
+        for closer in self._closers:
+            closer()
         for descriptor, blocking in self._restore.items():
             with contextlib.suppress(OSError):
                 os.set_blocking(descriptor, blocking)
@@ -141,16 +148,24 @@ async def standard_channel() -> Channel:
     }
     reader: asyncio.StreamReader | BinaryIO = source  # type: ignore[assignment]
     writer: asyncio.StreamWriter | BinaryIO = target  # type: ignore[assignment]
-    if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+    closers: list[Callable[[], None]] = []
+    if stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+        closers.append(source.close)
+    else:
         stream = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
+        incoming, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), source
+        )
         reader = stream
-    if not stat.S_ISREG(os.fstat(target.fileno()).st_mode):
+        closers.append(incoming.close)
+    if stat.S_ISREG(os.fstat(target.fileno()).st_mode):
+        closers.append(target.close)
+    else:
         transport, protocol = await loop.connect_write_pipe(
             asyncio.streams.FlowControlMixin, target
         )
         writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    return Channel(reader, writer, restore)
+    return Channel(reader, writer, restore, closers)
 
 
 async def listen_on_unix(path: str | Path) -> tuple[socket.socket, Path, int]:

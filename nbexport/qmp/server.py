@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# A piece of input is at most this long; parsing it takes some 20 ms, in which nobody else is
-# served. Together with the reader's own limit a client can make the server hold 64 MiB of text.
-READ_SIZE = 16 * KiB
+# A piece of input is at most this long; the worst one, a lone bracket in each byte, is answered in
+# some 50 ms, in which nobody else is served. Together with the reader's own limits a client can
+# make the server hold 64 MiB of text.
+READ_SIZE = 2 * KiB
 # The next request waits until less than asyncio's high-water mark (64 KiB) is unsent; what can
 # still pile up is one reply and events. The largest reply, a whole schema, has 200 KiB; a client
 # that leaves this much unread is not reading at all and is disconnected.
 MAX_UNSENT = 16 * MiB
 # How long a reply may take to leave when the server closes, in seconds.
 FLUSH_LIMIT = 2.0
+# How long to wait after the kernel refused to accept a connection, in seconds.
+ACCEPT_PAUSE = 0.1
 
 
 class QmpServer:
@@ -68,11 +71,13 @@ class QmpServer:
         self._pretty = pretty
         self._turn = asyncio.Lock()
         self._clients: set[_Client] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._monitors: set[asyncio.Task[None]] = set()
+        self._commands: set[asyncio.Task[None]] = set()
         self._unix: list[tuple[Path, int]] = []
         self._listening: list[socket.socket] = []
         self._closing = False
         self._over = asyncio.Event()
+        self._stopped = asyncio.Event()
 
     # -- monitors ---------------------------------------------------------------------------
 
@@ -118,33 +123,43 @@ class QmpServer:
 
     def _start(self, sockets: list[socket.socket]) -> None:
         self._listening += sockets
-        self.spawn(self._accept(sockets))
+        task = asyncio.get_running_loop().create_task(self._accept(sockets))
+        self._monitors.add(task)
+        task.add_done_callback(self._monitors.discard)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine beside the others until it ends or the server closes."""
+    def spawn_command(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a command beside everything else until it ends or the server closes."""
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
         return task
 
     async def _accept(self, sockets: list[socket.socket]) -> None:
-        """Serve the clients of one monitor, one after another."""
+        """Serve the clients of one monitor, one after another, until the server closes."""
+        while not self._stopped.is_set():
+            for client in await self._next_clients(sockets):
+                if self._stopped.is_set():
+                    client.close()
+                else:
+                    await self._serve(await stream_channel(client))
+
+    async def _next_clients(self, sockets: list[socket.socket]) -> list[socket.socket]:
+        """Wait for a client, or for the end; two can come at the same moment."""
         loop = asyncio.get_running_loop()
-        while not self._closing:
-            tasks = [loop.create_task(loop.sock_accept(sock)) for sock in sockets]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-            for result in results:
-                if isinstance(result, tuple):
-                    await self._serve(await stream_channel(result[0]))
-                elif isinstance(result, OSError):
-                    _log.warning("cannot accept a monitor client: %s", result)
-                    # out of descriptors, most likely; they come back when clients go
-                    await asyncio.sleep(0.1)
+        stopped = loop.create_task(self._stopped.wait())
+        tasks = [loop.create_task(loop.sock_accept(sock)) for sock in sockets]
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopped, *tasks):
+            task.cancel()
+        clients: list[socket.socket] = []
+        for result in await asyncio.gather(stopped, *tasks, return_exceptions=True):
+            if isinstance(result, tuple):
+                clients.append(result[0])
+            elif isinstance(result, OSError):
+                _log.warning("cannot accept a monitor client: %s", result)
+                # out of descriptors, most likely; they come back when clients go
+                await asyncio.sleep(ACCEPT_PAUSE)
+        return clients
 
     async def _serve(self, channel: Channel) -> None:
         session = Session(
@@ -205,9 +220,15 @@ class QmpServer:
         clients = list(self._clients)
         if clients:
             await asyncio.gather(*(client.drain(FLUSH_LIMIT) for client in clients))
+        self._stopped.set()
         for client in clients:
             client.stop()
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        current = asyncio.current_task()
+        for task in self._commands - {current}:
+            task.cancel()
+        tasks = (self._monitors | self._commands) - {current}
+        if tasks:
+            await asyncio.wait(tasks, timeout=FLUSH_LIMIT)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -317,7 +338,7 @@ class _Client:
             elif request.oob:
                 await self._server.run_command(self, request)
             else:
-                self._command = self._server.spawn(self._run(request))
+                self._command = self._server.spawn_command(self._run(request))
         await self.drain(FLUSH_LIMIT)
 
     async def _run(self, request: Request) -> None:

@@ -124,6 +124,7 @@ def _execute(
 ) -> Any:
     import papermill  # noqa: PLC0415 - more than a second that only a run should cost
     from papermill.exceptions import PapermillExecutionError  # noqa: PLC0415
+    from traitlets.config import Config  # noqa: PLC0415
 
     logging.getLogger("papermill").setLevel(logging.WARNING)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,8 @@ def _execute(
             progress_bar=progress,
             cwd=notebook.path.parent,
             execution_timeout=CELL_TIME_LIMIT_S,
+            # Unix sockets: no other user of the machine can listen to the kernel.
+            config=Config(KernelManager={"transport": "ipc"}),
         )
         partial.replace(output)
     except PapermillExecutionError as error:

@@ -48,7 +48,11 @@ def theirs(two_bitmaps, tmp_path_factory):
 
 def nbexport(*words, check=True):
     done = subprocess.run(
-        [*NBEXPORT, *map(str, words)], capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+        [*NBEXPORT, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
     )
     if check:
         assert done.returncode == 0, done.stderr
@@ -107,9 +111,7 @@ def test_qemu_img_compare_finds_a_difference_where_there_is_one(ours, two_bitmap
     with other.open("r+b") as file:
         file.seek(12345678)
         file.write(b"!")
-    done = run(
-        "qemu-img", "compare", "-f", "raw", "-F", "raw", ours, other, check=False
-    )
+    done = run("qemu-img", "compare", "-f", "raw", "-F", "raw", ours, other, check=False)
     assert done.returncode == 1
 
 

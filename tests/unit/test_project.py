@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from nbexport import resources
 from nbexport.errors import UsageError
 from nbexport.runner import find_notebooks
@@ -22,10 +23,13 @@ NOTEBOOKS = find_notebooks(resources.notebooks_path())
 EACH_NOTEBOOK = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda n: n.name)
 
 
+def check_lock(folder):
+    command = [sys.executable, folder / ".ci" / "lock.py", "--check"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_the_lock_and_the_conda_environment_follow_the_project_file(root):
-    done = subprocess.run(
-        [sys.executable, root / ".ci" / "lock.py", "--check"], capture_output=True, text=True
-    )
+    done = check_lock(root)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -36,9 +40,7 @@ def test_a_dependency_that_the_lock_lacks_is_noticed(root, tmp_path):
     (tmp_path / ".ci" / "lock.py").write_text((root / ".ci" / "lock.py").read_text())
     project = tmp_path / "pyproject.toml"
     project.write_text(project.read_text().replace('"click>=8.1"', '"click>=99", "attrs>=1"'))
-    done = subprocess.run(
-        [sys.executable, tmp_path / ".ci" / "lock.py", "--check"], capture_output=True, text=True
-    )
+    done = check_lock(tmp_path)
     assert done.returncode == 1
     assert "click" in done.stderr
     assert "other dependencies" in done.stderr

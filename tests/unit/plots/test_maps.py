@@ -1,9 +1,11 @@
 import io
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nbexport.bits import Extents
 from nbexport.errors import UsageError
 from nbexport.plots import draw_maps
@@ -40,7 +42,7 @@ def test_shares_agree_with_counting_bytes(runs, columns):
                     if flat[at] == flags
                 )
                 / (high - low)
-                for low, high in zip(edges, edges[1:], strict=False)
+                for low, high in itertools.pairwise(edges)
             ]
         )
         np.testing.assert_allclose(shares(extents, flags, edges), exact, atol=1e-9)

@@ -1,4 +1,5 @@
 import pytest
+
 from nbexport.bits import Extents
 from nbexport.errors import UsageError
 from nbexport.plots import Table, bitmap_table, map_table, window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -126,7 +127,7 @@ INPUT = st.one_of(
 @given(INPUT, st.lists(st.integers(0, 80), max_size=8))
 def test_any_split_gives_the_same(data, cuts):
     bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    pieces = [data[low:high] for low, high in itertools.pairwise(bounds)]
     whole = read(data)
     assert read(*pieces) == whole
     assert read(*(bytes((byte,)) for byte in data)) == whole

@@ -357,7 +357,7 @@ def test_standard_input_and_output(monkeypatch, tmp_path, kind):
         (tmp_path / "in").write_bytes(request)
         source = os.open(tmp_path / "in", os.O_RDONLY)
         target = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
-    with open(source, "rb") as stdin, open(target, "wb") as stdout:
+    with os.fdopen(source, "rb") as stdin, os.fdopen(target, "wb") as stdout:
         for name, stream in (("stdin", stdin), ("stdout", stdout)):
             monkeypatch.setattr(sys, name, stream)
             monkeypatch.setattr(sys, f"__{name}__", stream)
@@ -370,7 +370,7 @@ def test_standard_input_and_output(monkeypatch, tmp_path, kind):
         assert os.get_blocking(target)
         monkeypatch.undo()
     if kind == "pipe":
-        with open(result, "rb") as stream:
+        with os.fdopen(result, "rb") as stream:
             output = stream.read()
     else:
         output = (tmp_path / "out").read_bytes()
@@ -452,7 +452,7 @@ def test_client(path, pretty):
                 client.wait_event("SHUTDOWN", timeout=0.05)
             assert client.execute("quit") == {}
             assert client.wait_event("SHUTDOWN")["data"]["reason"] == "host-qmp-quit"
-            with pytest.raises(PeerError, match="closed the connection|broke|cannot send"):
+            with pytest.raises(PeerError, match=r"closed the connection|broke|cannot send"):
                 client.execute("query-version")
 
     in_thread(scenario, path, pretty=pretty)
@@ -479,7 +479,7 @@ def test_client_of_something_else(path):
                 peer, _ = await loop.run_in_executor(None, listener.accept)
                 peer.sendall(words)
                 peer.shutdown(socket.SHUT_WR)
-                with pytest.raises(PeerError, match="not QMP|no QMP greeting|closed"):
+                with pytest.raises(PeerError, match=r"not QMP|no QMP greeting|closed"):
                     await waiting
                 peer.close()
 

@@ -1,5 +1,6 @@
 import nbformat
 import pytest
+
 from nbexport.errors import NotebookError
 from nbexport.runner import Notebook, find_notebooks, parse_parameters
 
@@ -20,7 +21,10 @@ def notebook(tmp_path):
         ("markdown", "# A title\n\nWhat it is\nabout.\n\nMore."),
         (
             "code",
-            "text: str = 'a'  # why\nnumber = 1\nflag = False\nshare = 0.5\nmany = ['x']\nany = None",
+            (
+                "text: str = 'a'  # why\nnumber = 1\nflag = False\nshare = 0.5\n"
+                "many = ['x']\nany = None"
+            ),
             "parameters",
         ),
         ("code", "number + 1"),

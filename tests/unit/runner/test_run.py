@@ -2,6 +2,7 @@ import json
 
 import nbformat
 import pytest
+
 from nbexport.errors import NotebookError
 from nbexport.runner import Notebook, build_site, run_notebook
 
