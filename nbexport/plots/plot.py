@@ -30,7 +30,8 @@ class Plot:
         """Return the figure as a PNG file at twice the screen's resolution."""
         buffer = io.BytesIO()
         # Without the software tag the same data gives the same bytes on every release.
-        self.figure.savefig(buffer, format="png", metadata={"Software": None})
+        dpi = 2 * self.figure.get_dpi()
+        self.figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
         return buffer.getvalue()
 
 
