@@ -39,7 +39,7 @@ notebooks: setup ## run the notebooks with their defaults, into build/notebooks/
 .PHONY: test
 test: setup ## run every test: units, real peers, notebooks
 	$(BIN)/python -bb -m pytest -n 2 $(T)
-	$(BIN)/python -m pytest -c tests/notebooks/pytest.ini tests/notebooks
+	$(BIN)/python -m pytest -c tests/notebooks/pytest.ini notebooks
 
 .PHONY: lint
 lint: setup ## check style, types, layers, notebooks and generated files
