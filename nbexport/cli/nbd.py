@@ -59,7 +59,7 @@ def serve_command(
     description: str | None,
     shared: int,
 ) -> None:
-    r"""Serve IMAGE read-only over NBD, with its dirty bitmaps, until interrupted.
+    """Serve IMAGE read-only over NBD, with its dirty bitmaps, until interrupted.
 
     \b
       nbexport serve disk.qcow2 -B b0 -B b1 --socket /tmp/nbd.sock
@@ -68,7 +68,7 @@ def serve_command(
 
     Prints the URI of the export once clients can connect. Contexts have the order of -B. The
     image is never written. Without --socket, --bind or --port it listens on 127.0.0.1:10809.
-    """
+    """  # noqa: D301 - click wants the \b itself
     if socket is not None and (bind is not None or port is not None):
         raise click.UsageError("--socket does not go with --bind or --port.")
     with block.open_image(image, format=image_format) as node:
@@ -140,7 +140,7 @@ async def _serve(
     help="How long the server may stay silent.",
 )
 def map_command(*, uri: str, contexts: tuple[str, ...], as_json: bool, timeout: float) -> None:
-    r"""Print the extents of the export at URI, for every metadata context at once.
+    """Print the extents of the export at URI, for every metadata context at once.
 
     \b
       nbexport map 'nbd+unix:///?socket=/tmp/nbd.sock'
@@ -150,7 +150,7 @@ def map_command(*, uri: str, contexts: tuple[str, ...], as_json: bool, timeout: 
     A line is offset, length, flags, and the word for the flags, as nbdinfo prints it; a line with
     the context's name stands before its extents. The JSON object has the members uri, size and
     contexts; each context is a list of objects with offset, length, type and description.
-    """
+    """  # noqa: D301 - click wants the \b itself
     chosen: Sequence[str] | None = contexts or None
     with nbd.Client.connect(uri, contexts=chosen, timeout=timeout) as client:
         missing = [name for name in contexts if name not in client.contexts]

@@ -57,7 +57,7 @@ def run_command(
     output: Path | None,
     progress: bool | None,
 ) -> None:
-    r"""Run NOTEBOOK with parameters and keep the executed copy.
+    """Run NOTEBOOK with parameters and keep the executed copy.
 
     NOTEBOOK is a file, or the name of one that travels with the package:
 
@@ -68,7 +68,7 @@ def run_command(
 
     Only parameters that the notebook's parameters cell sets are accepted. Prints the path of the
     executed copy. Exit status: 0 every cell ran, 1 a cell failed or a parameter is wrong.
-    """
+    """  # noqa: D301 - click wants the \b itself
     found = _find(notebook)
     parameters = parse_parameters(found, pairs)
     target = output or Path("build", "notebooks", found.path.name)
@@ -96,7 +96,7 @@ def run_command(
 def site_command(
     notebooks: tuple[str, ...], output: Path, *, render: bool, progress: bool | None
 ) -> None:
-    r"""Run NOTEBOOKS with their defaults and build the site.
+    """Run NOTEBOOKS with their defaults and build the site.
 
     Without NOTEBOOKS, all that travel with the package are run. Prints the index page. The old
     site stays as it was if a notebook fails.

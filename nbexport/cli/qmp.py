@@ -52,7 +52,7 @@ def qmp_command(
     program: str,
     pretty: bool,
 ) -> None:
-    r"""Run an emulated QMP monitor until a client sends quit.
+    """Run an emulated QMP monitor until a client sends quit.
 
     \b
       nbexport qmp --release 5.2 --socket /tmp/qmp.sock
@@ -63,7 +63,7 @@ def qmp_command(
     Prints the address once clients can connect, except with --stdio.
 
     A monitor serves one client at a time, as QEMU's do; state survives a reconnect.
-    """
+    """  # noqa: D301 - click wants the \b itself
     if (socket is not None) + (tcp is not None) + stdio != 1:
         raise click.UsageError("give one of --socket, --tcp and --stdio.")
     run_monitor(

@@ -104,7 +104,8 @@ def run_notebook(
     Args:
         notebook: what to run; it is not changed.
         output: where the executed copy goes; its folder is made.
-        parameters: values that replace the defaults.
+        parameters: values that replace the defaults; relative paths among them are seen from the
+            current folder, in which the notebook runs.
         progress: whether to draw papermill's progress bar on standard error.
 
     Raises:
@@ -135,7 +136,6 @@ def _execute(
             partial,
             parameters=given,
             progress_bar=progress,
-            cwd=notebook.path.parent,
             execution_timeout=CELL_TIME_LIMIT_S,
             # Unix sockets: no other user of the machine can listen to the kernel.
             config=Config(KernelManager={"transport": "ipc"}),

@@ -24,6 +24,9 @@ def test_each_command_explains_itself(command):
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: cli {command}")
     assert len(result.output.splitlines()) > 12
+    # Examples keep their lines.
+    assert command == "site" or f"\n    nbexport {command} " in result.output
+    assert "\\b" not in result.output
 
 
 def test_the_version():

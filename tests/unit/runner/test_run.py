@@ -43,6 +43,14 @@ def test_a_run_keeps_the_executed_copy_and_tells_what_it_used(tmp_path):
     assert sorted(p.name for p in run.output.parent.iterdir()) == ["01_good.ipynb"]
 
 
+def test_a_relative_path_is_seen_from_where_the_run_was_started(tmp_path, monkeypatch):
+    (tmp_path / "books").mkdir()
+    (tmp_path / "here.txt").write_text("found")
+    monkeypatch.chdir(tmp_path)
+    notebook = story(tmp_path / "books", "01_good", "assert open(flags).read() == 'found'")
+    run_notebook(notebook, tmp_path / "out.ipynb", parameters={"flags": "here.txt"})
+
+
 def test_a_failing_cell_is_named_and_leaves_no_result(tmp_path):
     notebook = story(tmp_path, "02_bad", "1 / 0")
     output = tmp_path / "out" / "02_bad.ipynb"
