@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -64,11 +65,22 @@ def run(
     return done
 
 
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections at a unix socket; its file appears a moment before."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
+
+
 @contextlib.contextmanager
 def background(
     *argv: str | os.PathLike[str], ready: Path | None = None, **kwargs: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the block lasts; wait for the path ``ready`` to appear first.
+    """Run a program while the block lasts; wait until it listens on the socket ``ready`` first.
 
     The program is told to end by SIGTERM, then killed, and always reaped.
     """
@@ -76,12 +88,12 @@ def background(
     process = subprocess.Popen([str(word) for word in argv], **kwargs)
     try:
         deadline = time.monotonic() + TIME_LIMIT
-        while ready is not None and not ready.exists():
+        while ready is not None and not listens(ready):
             if process.poll() is not None:
                 text = process.stderr.read().decode() if process.stderr else ""
                 raise AssertionError(f"{argv[0]} ended with {process.returncode}: {text}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"{argv[0]} did not make {ready} in {TIME_LIMIT} s")
+                raise AssertionError(f"{argv[0]} did not listen on {ready} in {TIME_LIMIT} s")
             time.sleep(0.01)
         yield process
     finally:
@@ -100,10 +112,10 @@ def background(
 @contextlib.contextmanager
 def qemu_nbd(image: Path, folder: Path, *options: str) -> Iterator[str]:
     """Serve ``image`` by qemu-nbd until the block ends; give the URI of the default export."""
-    socket = folder / "qemu-nbd.sock"
-    socket.unlink(missing_ok=True)
-    with background(peer("qemu-nbd"), "-t", "-e", "0", "-k", socket, *options, image, ready=socket):
-        yield f"nbd+unix:///?socket={socket}"
+    path = folder / "qemu-nbd.sock"
+    path.unlink(missing_ok=True)
+    with background(peer("qemu-nbd"), "-t", "-e", "0", "-k", path, *options, image, ready=path):
+        yield f"nbd+unix:///?socket={path}"
 
 
 def nbdinfo_map(uri: str, context: str) -> list[dict[str, Any]]:

@@ -58,22 +58,27 @@ class Target:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            self._wait_for(monitor)
-            self.qmp = qmp.QmpClient(monitor)
+            self.qmp = self._connect(monitor)
         except BaseException:
             self.close()
             raise
 
-    def _wait_for(self, path: Path) -> None:
+    def _connect(self, path: Path) -> qmp.QmpClient:
+        """Connect to the monitor as soon as it listens: its socket appears a moment before."""
         assert self._process is not None
         deadline = time.monotonic() + START_TIME_LIMIT_S
-        while not path.exists():
+        while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 assert self._process.stderr is not None
                 raise PeerError(f"{self.name} did not start: {self._process.stderr.read().strip()}")
-            if time.monotonic() > deadline:
-                raise PeerError(f"{self.name} did not start in {START_TIME_LIMIT_S:.0f} s")
+            if path.exists():
+                try:
+                    return qmp.QmpClient(path)
+                except PeerError as error:
+                    if not isinstance(error.__cause__, ConnectionRefusedError):
+                        raise
             time.sleep(0.01)
+        raise PeerError(f"{self.name} did not start in {START_TIME_LIMIT_S:.0f} s")
 
     @property
     def version(self) -> str:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.plot import Plot, show
-from nbexport.plots.tables import Table, bitmap_table, map_table, window
+from nbexport.plots.tables import Table, bitmap_table, history_table, map_table, window
 
-__all__ = ["Plot", "Table", "bitmap_table", "draw_maps", "map_table", "show", "window"]
+__all__ = [
+    "Plot",
+    "Table",
+    "bitmap_table",
+    "draw_maps",
+    "history_table",
+    "map_table",
+    "show",
+    "window",
+]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nbexport.bits import Extents
+    from nbexport.timeline.history import History
 
 _WINDOW_MIN = 256 * KiB
 _WINDOW_FACTOR = 32
@@ -94,6 +95,31 @@ def map_table(maps: Mapping[str, Extents]) -> Table:
         )
         rows.append((context, str(len(extents)), totals))
     return Table(("context", "extents", "bytes"), rows)
+
+
+def history_table(told: History) -> Table:
+    """Tabulate an element's members through releases.
+
+    Neighbouring releases in which nothing differs share a column. A cell is the member's type in
+    the notation of the schema language, with a question mark where it can be left out.
+    """
+    columns: list[tuple[list[str], tuple[str, ...]]] = []
+    for number, release in enumerate(told.releases):
+        state = told.states[number]
+        if state is None:
+            cells = ("absent", *("" for _ in told.members))
+        else:
+            shown = ", ".join(state) or "present"
+            forms = (forms[number] for forms in told.members.values())
+            cells = (shown, *(str(form) if form else "-" for form in forms))
+        if columns and columns[-1][1] == cells:
+            columns[-1][0].append(release)
+        else:
+            columns.append(([release], cells))
+    header = [r[0] if len(r) == 1 else f"{r[0]} to {r[-1]}" for r, _ in columns]
+    names = (told.name, *told.members)
+    rows = [(name, *(cells[row] for _, cells in columns)) for row, name in enumerate(names)]
+    return Table(("", *header), rows)
 
 
 def window(maps: Mapping[str, Extents], context: str) -> tuple[int, int]:

@@ -2,7 +2,8 @@ import pytest
 
 from nbexport.bits import Extents
 from nbexport.errors import UsageError
-from nbexport.plots import Table, bitmap_table, map_table, window
+from nbexport.plots import Table, bitmap_table, history_table, map_table, window
+from nbexport.timeline.history import EffectiveMember, History
 
 BITMAP = "qemu:dirty-bitmap:b0"
 
@@ -55,3 +56,21 @@ def test_a_window_lies_around_the_first_change_and_inside_the_disk(lengths, flag
 def test_a_window_of_a_missing_context_is_refused():
     with pytest.raises(UsageError, match="no map of 'x'"):
         window({}, "x")
+
+
+def test_releases_without_a_difference_share_a_column():
+    member = EffectiveMember("name", "str", optional=True)
+    dated = EffectiveMember("name", "str", optional=True, features=("deprecated",))
+    told = History(
+        "call",
+        ("1.0", "1.1", "2.0", "3.0"),
+        (None, None, (), ("deprecated",)),
+        {"name": (None, None, member, dated), "new": (None, None, None, member)},
+    )
+    table = history_table(told)
+    assert table.header == ("", "1.0 to 1.1", "2.0", "3.0")
+    assert table.rows == [
+        ("call", "absent", "present", "deprecated"),
+        ("name", "", "str?", "str?, deprecated"),
+        ("new", "", "-", "str?"),
+    ]

@@ -1,0 +1,150 @@
+"""What an element of the interface looks like on the wire, release by release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nbexport import qapi
+from nbexport.errors import UsageError
+from nbexport.qapi.model import AlternateType, ArrayType, EnumType, ObjectType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nbexport.qapi import Schema
+    from nbexport.qapi.model import Type
+
+_VALUES_SHOWN = 4
+"""An enumeration with more values than this is shown by its name."""
+
+
+@dataclass(frozen=True)
+class EffectiveMember:
+    """A member that a client may send, or is sent, wherever the schema's text declares it.
+
+    Attributes:
+        name: as on the wire.
+        type: in the notation of the schema language: ``str``, ``[str]``, ``safe|hard``.
+        optional: whether it can be left out.
+        branch: ``type=nbd`` for a member that exists for that value of the tag only, else empty.
+        features: ``deprecated``, ``unstable`` and the like.
+    """
+
+    name: str
+    type: str
+    optional: bool
+    branch: str = ""
+    features: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name, with the branch in brackets."""
+        return f"{self.name} ({self.branch})" if self.branch else self.name
+
+    def __str__(self) -> str:
+        words = [self.type + ("?" if self.optional else ""), *self.features]
+        return ", ".join(words)
+
+
+def effective_members(schema: Schema, name: str) -> list[EffectiveMember] | None:
+    """Return the members of a command's arguments, an event's data or a type, flattened.
+
+    Bases come first, then own members, then those of each branch of a union, in the order of the
+    schema; that is also the order in which QEMU looks at them.
+
+    Args:
+        schema: the interface.
+        name: a command, an event or an object type.
+
+    Returns:
+        The members; None if the schema has nothing of that name.
+
+    Raises:
+        UsageError: it is a type without members.
+    """
+    entity = schema.command(name) or schema.event(name)
+    kind = entity.arg_type if entity is not None else schema.find_type(name)
+    if kind is None:
+        return None if entity is None else []
+    if not isinstance(kind, ObjectType):
+        raise UsageError(f"{kind.describe()} has no members")
+    return _members(schema, kind, "")
+
+
+def _members(schema: Schema, kind: ObjectType, branch: str) -> list[EffectiveMember]:
+    found = [
+        EffectiveMember(
+            member.name,
+            type_text(schema, member.type),
+            member.optional,
+            branch,
+            tuple(feature.name for feature in member.features if schema.enabled(feature)),
+        )
+        for member in schema.members(kind)
+    ]
+    for variant in kind.variants:
+        if schema.enabled(variant) and isinstance(variant.type, ObjectType):
+            tag = f"{kind.tag_name}={variant.name}"
+            within = f"{branch}, {tag}" if branch else tag
+            found += _members(schema, variant.type, within)
+    return found
+
+
+def type_text(schema: Schema, kind: Type) -> str:
+    """Return a type in the notation of the schema language, short enumerations by their values."""
+    if isinstance(kind, ArrayType):
+        return f"[{type_text(schema, kind.element)}]"
+    if isinstance(kind, EnumType):
+        values = [member.name for member in kind.members if schema.enabled(member)]
+        return "|".join(values) if len(values) <= _VALUES_SHOWN else kind.name
+    if isinstance(kind, AlternateType):
+        return " or ".join(type_text(schema, variant.type) for variant in kind.variants)
+    return kind.name
+
+
+@dataclass(frozen=True)
+class History:
+    """An element's members through releases.
+
+    Attributes:
+        name: the element.
+        releases: the releases, in the order in which they were asked for.
+        states: for each release the features of the element itself; None where it does not exist.
+        members: for each title of a member its form in each release, None where it has none.
+    """
+
+    name: str
+    releases: tuple[str, ...]
+    states: tuple[tuple[str, ...] | None, ...]
+    members: dict[str, tuple[EffectiveMember | None, ...]]
+
+
+def history(name: str, releases: Sequence[str]) -> History:
+    """Return what an element looks like in each release.
+
+    Raises:
+        UsageError: a release is not known, or the element exists in none of them.
+    """
+    forms: list[dict[str, EffectiveMember]] = []
+    states: list[tuple[str, ...] | None] = []
+    order: dict[str, None] = {}
+    for release in releases:
+        schema = qapi.load_release(release)
+        members = effective_members(schema, name)
+        entity = schema.command(name) or schema.event(name) or schema.find_type(name)
+        states.append(
+            None
+            if members is None or entity is None
+            else tuple(f.name for f in entity.features if schema.enabled(f))
+        )
+        forms.append({member.title: member for member in members or []})
+        order.update(dict.fromkeys(forms[-1]))
+    if all(state is None for state in states):
+        raise UsageError(f"no element '{name}' in releases {', '.join(releases)}")
+    return History(
+        name,
+        tuple(releases),
+        tuple(states),
+        {title: tuple(form.get(title) for form in forms) for title in order},
+    )
