@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 import stat
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbexport.errors import UsageError
+from nbexport.listening import UnixListener, tcp_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
 # As QEMU listens: one client is served, one may wait, the kernel holds off the others.
 BACKLOG = 1
-# sun_path has 108 bytes; the last is the terminator.
-MAX_UNIX_PATH = 107
 # How long a transport may take to let go of its descriptor, in seconds.
 CLOSE_LIMIT = 1.0
 # How often a full output is looked at while the server closes, in seconds.
@@ -168,63 +166,16 @@ async def standard_channel() -> Channel:
     return Channel(reader, writer, restore, closers)
 
 
-async def listen_on_unix(path: str | Path) -> tuple[socket.socket, Path, int]:
-    """Return a listening socket at a path, the path, and the inode made there.
+def listen_on_unix(path: str | Path) -> UnixListener:
+    """Return a listening socket at a path.
 
     Raises:
         UsageError: the path is occupied, too long, or cannot be used.
     """
-    target = Path(path).absolute()
-    if len(os.fsencode(path)) > MAX_UNIX_PATH:
-        raise UsageError(f"{path}: a socket's path has at most {MAX_UNIX_PATH} bytes")
-    await _make_room(target, path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        sock.bind(os.fspath(path))
-        inode = target.lstat().st_ino
-        sock.listen(BACKLOG)
+        return UnixListener(path, BACKLOG)
     except OSError as error:
-        sock.close()
         raise UsageError(f"{path}: cannot listen there: {error.strerror}") from error
-    return sock, target, inode
-
-
-async def _make_room(target: Path, shown: str | Path) -> None:
-    """Remove a socket that nobody listens on; refuse anything else that is at the path."""
-    try:
-        mode = target.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(f"{shown}: cannot listen there: {error.strerror}") from error
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{shown}: exists and is no socket")
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        probe.connect(os.fspath(shown))
-    except ConnectionRefusedError:
-        with contextlib.suppress(FileNotFoundError):
-            target.unlink()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EINPROGRESS):
-            raise UsageError(f"{shown}: another program listens on this socket") from error
-        raise UsageError(f"{shown}: cannot listen there: {error.strerror}") from error
-    else:
-        raise UsageError(f"{shown}: another program listens on this socket")
-    finally:
-        probe.close()
-
-
-def unlink_own(path: Path, inode: int) -> None:
-    """Remove a socket if it is still the one that was made."""
-    with contextlib.suppress(OSError):
-        status = path.lstat()
-        if stat.S_ISSOCK(status.st_mode) and status.st_ino == inode:
-            path.unlink()
 
 
 async def listen_on_tcp(host: str, port: int) -> list[socket.socket]:
@@ -239,23 +190,7 @@ async def listen_on_tcp(host: str, port: int) -> list[socket.socket]:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
         raise UsageError(f"{shown}: address is unknown: {error}") from error
-    sockets: list[socket.socket] = []
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
-            sock.bind((address[0], chosen, *address[2:]))
-            sock.listen(BACKLOG)
+        return tcp_listeners(found, port, BACKLOG)
     except OSError as error:
-        if len(sockets) > 1 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-            sockets.pop().close()
-            return sockets
-        for sock in sockets:
-            sock.close()
         raise UsageError(f"{shown}: cannot listen there: {error.strerror}") from error
-    return sockets

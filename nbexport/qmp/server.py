@@ -19,7 +19,6 @@ from nbexport.qmp.endpoints import (
     listen_on_unix,
     standard_channel,
     stream_channel,
-    unlink_own,
 )
 from nbexport.qmp.session import Request, Session
 from nbexport.units import KiB, MiB
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
+    from nbexport.listening import UnixListener
     from nbexport.qmp.dispatch import Dispatcher
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class QmpServer:
         self._clients: set[_Client] = set()
         self._monitors: set[asyncio.Task[None]] = set()
         self._commands: set[asyncio.Task[None]] = set()
-        self._unix: list[tuple[Path, int]] = []
+        self._unix: list[UnixListener] = []
         self._listening: list[socket.socket] = []
         self._closing = False
         self._over = asyncio.Event()
@@ -90,9 +90,9 @@ class QmpServer:
         Raises:
             UsageError: the path is occupied, too long, or cannot be used; it is named.
         """
-        sock, bound, inode = await listen_on_unix(path)
-        self._unix.append((bound, inode))
-        self._start([sock])
+        listener = listen_on_unix(path)
+        self._unix.append(listener)
+        self._start([listener.socket])
 
     async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Serve a monitor on all addresses of a host from now on.
@@ -214,8 +214,8 @@ class QmpServer:
         """Stop listening, send what is unsent within ``FLUSH_LIMIT``, close all connections."""
         self._closing = True
         self._over.set()
-        for path, inode in self._unix:
-            unlink_own(path, inode)
+        for listener in self._unix:
+            listener.unlink()
         self._unix.clear()
         clients = list(self._clients)
         if clients:

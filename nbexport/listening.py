@@ -1,0 +1,121 @@
+"""Listening sockets, made with care: what both wire protocols need before they speak.
+
+A socket that nobody listens on any more is replaced; anything else at its path is left alone. No
+event loop is involved, and nothing here waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbexport.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+UNIX_PATH_MAX = 107
+"""The kernel's field has 108 bytes, the last of which ends the path."""
+
+
+class UnixListener:
+    """A listening unix socket and the file that belongs to it.
+
+    Args:
+        path: where.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        UsageError: the path is too long, somebody listens there, or it is no socket.
+        OSError: the socket cannot be made there.
+
+    Attributes:
+        socket: does not block; whoever accepts from it closes it.
+        path: absolute.
+    """
+
+    def __init__(self, path: str | Path, backlog: int) -> None:
+        if len(os.fsencode(path)) > UNIX_PATH_MAX:
+            raise UsageError(f"UNIX socket path '{path}' is too long")
+        self.path = Path(path).absolute()
+        _make_room(self.path, path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            # As it was given: the absolute path may be too long.
+            self.socket.bind(os.fspath(path))
+            self._inode = self.path.lstat().st_ino
+            self.socket.listen(backlog)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def unlink(self) -> None:
+        """Remove the socket's file if it is still the one that was made."""
+        with contextlib.suppress(OSError):
+            status = self.path.lstat()
+            if stat.S_ISSOCK(status.st_mode) and status.st_ino == self._inode:
+                self.path.unlink()
+
+
+def _make_room(target: Path, shown: str | Path) -> None:
+    """Remove a socket that nobody listens on; refuse anything else that is at the path."""
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"{shown}: exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        try:
+            probe.connect(os.fspath(shown))
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                target.unlink()
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EINPROGRESS):
+                raise
+    raise UsageError(f"{shown}: another program listens on this socket")
+
+
+def tcp_listeners(found: Iterable[tuple[Any, ...]], port: int, backlog: int) -> list[socket.socket]:
+    """Return listening sockets, all at the same port, that do not block.
+
+    Args:
+        found: what ``getaddrinfo`` says of the host, for stream sockets.
+        port: the port; 0 lets the kernel choose one, which all of them get.
+        backlog: connections that may wait to be accepted.
+
+    Raises:
+        OSError: the first address cannot be listened on. A further one that this machine does not
+            have (IPv6, most often) is left out.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, protocol)
+            sockets.append(sock)
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
+            sock.bind((address[0], chosen, *address[2:]))
+            sock.listen(backlog)
+    except OSError as error:
+        if len(sockets) > 1 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            sockets.pop().close()
+            return sockets
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
