@@ -10,14 +10,14 @@ import contextlib
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TIME_LIMIT = 20.0
-EXPORT_NAME, ABORT, LIST, PEEK, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = range(
-    1, 12
+EXPORT_NAME, ABORT, LIST, PEEK, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META, EXTENDED = (
+    range(1, 12)
 )
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES, STATUS = range(8)
 FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = (1 << bit for bit in range(6))
@@ -25,7 +25,10 @@ CLOSED = b"<closed>"
 
 
 def option(number: int, data: bytes = b"", length: int | None = None) -> bytes:
-    return struct.pack(">QII", 0x49484156454F5054, number, len(data) if length is None else length) + data
+    return (
+        struct.pack(">QII", 0x49484156454F5054, number, len(data) if length is None else length)
+        + data
+    )
 
 
 def string(text: bytes) -> bytes:
@@ -59,7 +62,7 @@ class Talk:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Talk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -20,8 +20,15 @@ GOODBYE_SECONDS = 2.0
 """How long closing waits for the server to close as well."""
 READ_MAX = wire.PAYLOAD_MAX
 _STATUS_MAX = (1 << 32) - 1
+_STATUS_ALIGNMENT = 4096
+"""A map asks for whole pages: the very longest request is the end of an nbdkit before 1.38.6
+(CVE-2025-47711)."""
 _CHUNKS_MAX = 1 << 20
 """Chunks of one reply: a read of 32 MiB in pieces of 32 bytes."""
+_STATUS_REPLIES_MAX = 1 << 22
+"""Block-status replies that make one map: 256 GiB by a server that tells 64 KiB at a time."""
+_SIZE_MAX = (1 << 63) - 1
+"""Sizes above are not allowed ("Size of the export"), and offsets would not fit into int64."""
 
 
 class BlockSize(NamedTuple):
@@ -164,16 +171,23 @@ class Client:
                 raise self._link.fail(f"read at offset {offset}: failed ({name})")
             self._link.receive_into(buffer)
             return
-        covered = 0
-        for chunk in self._chunks(cookie, f"read at offset {offset}"):
-            covered += self._place(chunk, offset, buffer)
-        if covered != len(buffer):
-            raise self._link.fail(f"read at offset {offset}: {covered} bytes of {len(buffer)} came")
+        pieces = [
+            self._place(chunk, offset, buffer)
+            for chunk in self._chunks(cookie, f"read at offset {offset}")
+        ]
+        # Each byte once: a piece that came twice must not stand for one that did not come.
+        reached = offset
+        for start, end in sorted(pieces):
+            if start != reached:
+                raise self._link.fail(f"read at offset {offset}: chunks overlap or leave a gap")
+            reached = end
+        if reached != offset + len(buffer):
+            raise self._link.fail(f"read at offset {offset}: the reply ends at offset {reached}")
 
-    def _place(self, chunk: Chunk, offset: int, buffer: memoryview) -> int:
-        """Put a chunk's bytes where they belong; return how many they are."""
-        if chunk.kind == wire.CHUNK_NONE:
-            return 0
+    def _place(self, chunk: Chunk, offset: int, buffer: memoryview) -> tuple[int, int]:
+        """Put a chunk's bytes where they belong; return the range that they fill."""
+        if chunk.kind == wire.CHUNK_NONE and not chunk.payload:
+            return offset, offset
         if chunk.kind == wire.CHUNK_OFFSET_HOLE and len(chunk.payload) == wire.HOLE.size:
             at, length = wire.HOLE.unpack(chunk.payload)
             data = None
@@ -183,10 +197,10 @@ class Client:
             length = len(data)
         else:
             raise self._link.fail(f"chunk of type {chunk.kind} in the reply to a read")
-        if at < offset or at + length > offset + len(buffer):
+        if not length or at < offset or at + length > offset + len(buffer):
             raise self._link.fail(f"chunk outside the range that was read: offset {at}")
         buffer[at - offset : at - offset + length] = bytes(length) if data is None else data
-        return int(length)
+        return at, at + length
 
     def block_status(
         self, offset: int, length: int, *, req_one: bool = False
@@ -222,7 +236,7 @@ class Client:
                 raise self._link.fail(f"extents of context {number}, which was not asked for")
             try:
                 extents = Extents.from_wire(memoryview(chunk.payload)[size:], offset)
-            except ProtocolError as error:
+            except (ProtocolError, UsageError) as error:
                 raise self._link.fail(str(error)) from error
             found[names[number]] = extents.clip(offset, min(extents.end, self.export_size))
         for name in self.contexts:
@@ -242,15 +256,20 @@ class Client:
         if not self.contexts:
             raise UsageError(f"{self._link.uri}: no metadata context was selected")
         pieces: dict[str, list[Extents]] = {name: [Extents.empty(start)] for name in self.contexts}
-        step = align_down(_STATUS_MAX, self.block_size.minimum if self.block_size else 1)
+        minimum = self.block_size.minimum if self.block_size else 1
+        step = align_down(_STATUS_MAX, max(minimum, _STATUS_ALIGNMENT))
         at = start
-        while at < stop:
+        for _ in range(_STATUS_REPLIES_MAX):
+            if at >= stop:
+                break
             found = self.block_status(at, min(step, stop - at))
             # Contexts of one reply may end at different offsets; all are known up to the first.
             reached = min(stop, *(extents.end for extents in found.values()))
             for name, extents in found.items():
                 pieces[name].append(extents.clip(at, reached))
             at = reached
+        else:
+            raise self._link.fail(f"block status: endless replies, at offset {at} of {stop}")
         return {name: Extents.concatenate(parts) for name, parts in pieces.items()}
 
     def _check_range(self, offset: int, length: int) -> None:
@@ -318,6 +337,7 @@ def _greet(link: Link) -> bool:
     if kind != wire.OPTION_MAGIC or not flags & wire.FLAG_FIXED_NEWSTYLE:
         raise link.fail("the server does not speak the fixed newstyle protocol")
     answer = flags & (wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES)
+    link.without_zeroes = bool(answer & wire.FLAG_NO_ZEROES)
     link.send(wire.CLIENT_FLAGS.pack(answer))
     kinds = [reply.kind for reply in link.option(wire.OPT_STRUCTURED_REPLY)]
     return kinds[-1] == wire.REP_ACK
@@ -375,11 +395,14 @@ def _ask_info(link: Link, option: int, name: bytes, contexts: list[str]) -> Expo
     for reply in link.option(option, data):
         if reply.kind == wire.REP_INFO and len(reply.data) >= wire.UINT16.size:
             told[int.from_bytes(reply.data[:2], "big")] = reply.data
+        elif reply.kind == wire.REP_ERR_UNSUP and option == wire.OPT_GO:
+            return _choose_by_name(link, name, contexts)
         elif reply.kind != wire.REP_ACK:
             raise link.fail(reply.message)
     if len(told.get(wire.INFO_EXPORT, b"")) != wire.INFO_EXPORT_DATA.size:
         raise link.fail("the server does not tell the size of the export")
     _, size, flags = wire.INFO_EXPORT_DATA.unpack(told[wire.INFO_EXPORT])
+    _check_size(link, size)
     description = told.get(wire.INFO_DESCRIPTION)
     return ExportInfo(
         name.decode("utf-8", "surrogateescape"),
@@ -389,6 +412,21 @@ def _ask_info(link: Link, option: int, name: bytes, contexts: list[str]) -> Expo
         _block_size(link, told.get(wire.INFO_BLOCK_SIZE)),
         contexts,
     )
+
+
+def _choose_by_name(link: Link, name: bytes, contexts: list[str]) -> ExportInfo:
+    """Choose an export the old way, in which a server that lacks it just closes."""
+    link.send(wire.pack_option(wire.OPT_EXPORT_NAME, name))
+    size, flags = wire.EXPORT_NAME_REPLY.unpack(link.receive(wire.EXPORT_NAME_REPLY.size))
+    if not link.without_zeroes:
+        link.receive(len(wire.EXPORT_NAME_PADDING))
+    _check_size(link, size)
+    return ExportInfo(name.decode("utf-8", "surrogateescape"), size, flags, None, None, contexts)
+
+
+def _check_size(link: Link, size: int) -> None:
+    if size > _SIZE_MAX:
+        raise link.fail(f"impossible size of the export: {size}")
 
 
 def _block_size(link: Link, data: bytes | None) -> BlockSize | None:

@@ -69,7 +69,8 @@ def select(
         if query in first:
             chosen.add(first[query])
         elif listing and query in _WILDCARDS:
-            chosen.update(i for name, i in first.items() if name.startswith(query))
+            prefix = query.decode()
+            chosen.update(context.id for context in contexts if context.name.startswith(prefix))
     return [context for context in contexts if context.id in chosen]
 
 

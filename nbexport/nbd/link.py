@@ -6,6 +6,7 @@ Every length that a server announces is compared with a bound before anything is
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbexport.errors import PeerError
@@ -66,12 +67,16 @@ class Link:
         uri: where to connect.
         timeout: how long the server may stay silent, in seconds.
 
+    Attributes:
+        without_zeroes: whether no padding follows the answer to the export's name.
+
     Raises:
         PeerError: nobody listens there.
     """
 
     def __init__(self, uri: NbdUri, timeout: float) -> None:
         self.uri = uri
+        self.without_zeroes = False
         try:
             self._socket = _connect(uri, timeout)
         except OSError as error:
@@ -124,10 +129,13 @@ class Link:
         Raises:
             PeerError: it does not close in time, or the connection breaks.
         """
+        deadline = time.monotonic() + seconds
         try:
-            self._socket.settimeout(seconds)
-            while self._socket.recv(64 * KiB):
-                pass
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(64 * KiB):
+                    return
+            raise TimeoutError
         except OSError as error:
             raise self.fail(_reason(error)) from error
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from nbexport.nbd.export import Export
 
+_WITHOUT_DATA = frozenset((wire.OPT_LIST, wire.OPT_STARTTLS, wire.OPT_STRUCTURED_REPLY))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -194,12 +196,15 @@ class ServerNegotiation:
             raise ProtocolError(f"option {option} from a client that cannot negotiate")
         if option == wire.OPT_EXPORT_NAME and length > wire.STRING_MAX:
             raise ProtocolError(f"export name of {length} bytes")
-        self._option = option, length
+        # Abort ends the connection, so nobody waits for the data that it may announce.
+        self._option = option, 0 if option == wire.OPT_ABORT else length
         if option not in self._ANSWERS:
             # Nothing of its data matters, so nothing of it is kept.
             text = f"Unsupported option {option} ({wire.option_name(option)})"
             self._begin_drop(length, OptionError(wire.REP_ERR_UNSUP, text))
-        elif length > wire.OPTION_BODY_MAX:
+        elif length and option in _WITHOUT_DATA:
+            self._begin_drop(length, _unexpected_length(option))
+        elif self._option[1] > wire.OPTION_BODY_MAX:
             text = f"option '{wire.option_name(option)}' is too long"
             self._begin_drop(length, OptionError(wire.REP_ERR_TOO_BIG, text))
         return True
@@ -275,16 +280,14 @@ class ServerNegotiation:
         self._reply(wire.REP_ACK)
         self.closed = True
 
-    def _list(self, body: _Body) -> None:
-        body.end()
+    def _list(self, _body: _Body) -> None:
         for export in self._exports().values():
             name = export.name.encode("utf-8", "surrogateescape")
             description = (export.description or "").encode("utf-8", "surrogateescape")
             self._reply(wire.REP_SERVER, wire.pack_string(name) + description)
         self._reply(wire.REP_ACK)
 
-    def _starttls(self, body: _Body) -> None:
-        body.end()
+    def _starttls(self, _body: _Body) -> None:
         raise OptionError(wire.REP_ERR_POLICY, "TLS not configured")
 
     def _info(self, body: _Body) -> None:
@@ -317,8 +320,7 @@ class ServerNegotiation:
         self._reply(wire.REP_ACK)
         return export
 
-    def _structured_reply(self, body: _Body) -> None:
-        body.end()
+    def _structured_reply(self, _body: _Body) -> None:
         if self._structured:
             text = "structured reply already negotiated"
             raise OptionError(wire.REP_ERR_INVALID, text)

@@ -13,11 +13,11 @@ import errno
 import logging
 import os
 import socket
-import stat
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from nbexport.errors import FormatError, UsageError
+from nbexport.listening import UnixListener, tcp_listeners
 from nbexport.nbd import wire
 from nbexport.nbd.negotiation import ServerNegotiation
 from nbexport.nbd.transmission import Request, ServerTransmission
@@ -40,6 +40,8 @@ THREADS_MAX = 128
 READ_SIZE = 64 * KiB
 CLOSE_SECONDS = 5.0
 """How long closing waits for replies that are under way."""
+JOB_SECONDS = 3.0
+"""How long the end of a connection waits for its threads: less than closing waits for it."""
 
 _ERRNO = {
     errno.EPERM: wire.EPERM,
@@ -79,7 +81,7 @@ class NbdServer:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[socket.socket] = []
-        self._unix: list[tuple[str, int]] = []
+        self._unix: list[UnixListener] = []
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="nbd")
         self._closing = False
 
@@ -125,17 +127,9 @@ class NbdServer:
             UsageError: something else is at the path, or somebody listens there.
             OSError: the socket cannot be made there.
         """
-        if len(os.fsencode(path)) > _UNIX_PATH_MAX:
-            raise UsageError(f"UNIX socket path '{path}' is too long")
-        _make_room(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(path)
-            self._unix.append((os.path.abspath(path), os.stat(path).st_ino))  # noqa: PTH100, PTH116
-            self._listen(listener)
-        except BaseException:
-            listener.close()
-            raise
+        listener = UnixListener(path, socket.SOMAXCONN)
+        self._unix.append(listener)
+        self._listen(listener.socket)
 
     async def listen_tcp(self, host: str | None, port: int) -> list[tuple[str, int]]:
         """Accept connections on every address of a host.
@@ -152,28 +146,12 @@ class NbdServer:
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        listeners: list[socket.socket] = []
-        try:
-            for family, kind, protocol, _, address in dict.fromkeys(found):
-                listener = socket.socket(family, kind, protocol)
-                listeners.append(listener)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                chosen = port or (listeners[0].getsockname()[1] if len(listeners) > 1 else 0)
-                listener.bind((address[0], chosen, *address[2:]))
-                listener.listen()
-        except BaseException:
-            for listener in listeners:
-                listener.close()
-            raise
+        listeners = tcp_listeners(found, port, socket.SOMAXCONN)
         for listener in listeners:
             self._listen(listener)
         return [listener.getsockname()[:2] for listener in listeners]
 
     def _listen(self, listener: socket.socket) -> None:
-        listener.listen(socket.SOMAXCONN)
-        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._listeners.append(listener)
         self._spawn(self._accept(listener))
 
@@ -231,17 +209,15 @@ class NbdServer:
     async def close(self) -> None:
         """Stop listening, cut every connection, and wait until all of it is over."""
         self._closing = True
-        for path, inode in self._unix:
-            with contextlib.suppress(OSError):
-                if os.stat(path).st_ino == inode:  # noqa: PTH116
-                    os.unlink(path)  # noqa: PTH108
+        for listener in self._unix:
+            listener.unlink()
         self._unix.clear()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=CLOSE_SECONDS)
-        for listener in self._listeners:
-            listener.close()
+        for listening in self._listeners:
+            listening.close()
         self._listeners.clear()
         self.exports.clear()
         # A thread that hangs in a read of a dead disk must not hold up the rest.
@@ -279,6 +255,7 @@ class _Connection:
         self._bytes = 0
         self._bytes_freed = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._jobs: set[Future[list[bytes | memoryview]]] = set()
 
     def cut(self) -> None:
         """End the connection without ceremony."""
@@ -300,12 +277,17 @@ class _Connection:
             for task in self._under_way:
                 task.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
+            # Whoever waits for this end may close the disk next: nobody may be reading it then.
+            jobs = [asyncio.wrap_future(job) for job in tuple(self._jobs)]
+            if jobs:
+                await asyncio.wait(jobs, timeout=JOB_SECONDS)
             # Before the client can see the end: then nobody counts it any more.
             self.export = None
             # What is still unsent is unsent because the client does not read, or was cut.
             writer.transport.abort() if self._is_stuck(writer) else writer.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await asyncio.wait_for(writer.wait_closed(), CLOSE_SECONDS)
+            writer.transport.abort()  # a client that has not read the last reply until now
 
     def _is_stuck(self, writer: asyncio.StreamWriter) -> bool:
         return self.task.cancelling() > 0 or writer.transport.is_closing()
@@ -315,12 +297,14 @@ class _Connection:
     ) -> ServerTransmission | None:
         engine = ServerNegotiation(lambda: self._server.exports)
         while True:
+            if engine.choice is not None:
+                # Before the client can know: from then on it counts.
+                self.export = engine.choice.export
             writer.write(engine.data_to_send())
             await writer.drain()
             if engine.closed:
                 return None
             if engine.choice is not None:
-                self.export = engine.choice.export
                 transmission = ServerTransmission(engine.choice)
                 transmission.receive_data(engine.trailing_data())
                 return transmission
@@ -369,10 +353,12 @@ class _Connection:
     async def _answer(
         self, engine: ServerTransmission, request: Request, writer: asyncio.StreamWriter
     ) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with self._threads:
-                pieces = await loop.run_in_executor(self._server.pool, _reply, engine, request)
+                job = self._server.pool.submit(_reply, engine, request)
+                self._jobs.add(job)
+                job.add_done_callback(self._jobs.discard)
+                pieces = await asyncio.wrap_future(job)
             async with self._writing:
                 for piece in pieces:
                     writer.write(piece)
@@ -426,27 +412,3 @@ def _read(engine: ServerTransmission, request: Request) -> list[bytes | memoryvi
     if export.allocation is not None and fragments and request.length:
         allocation = export.allocation(request.offset, request.offset + request.length)
     return list(engine.read_reply(request, data, allocation))
-
-
-_UNIX_PATH_MAX = 107
-"""The kernel's field has 108 bytes, the last of which ends the path."""
-
-
-def _make_room(path: str) -> None:
-    """Remove a socket that nobody listens on; raise UsageError if anything else is in the way."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{path}: exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)  # noqa: PTH108 - a path may hold any bytes
-            return
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from error
-    raise UsageError(f"{path}: address already in use: another server listens there")

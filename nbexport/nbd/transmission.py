@@ -110,6 +110,9 @@ class ServerTransmission:
         """Return the request if it can be served; else answer it."""
         magic, flags, command, cookie, offset, length = fields
         if magic != wire.REQUEST_MAGIC:
+            # Nobody knows where the next request begins; QEMU says so before it closes.
+            text = f"invalid magic (got 0x{magic:08x})"
+            self._output += self.error(cookie, wire.EINVAL, text)
             self.closed = True
             return None
         if command == wire.CMD_DISC:
@@ -120,11 +123,11 @@ class ServerTransmission:
             return Request(command, flags, cookie, offset, length)
         # Whatever the reason, QEMU's clients are told EINVAL.
         answer = self.error(cookie, wire.EINVAL, message)
-        if command == wire.CMD_WRITE and length <= wire.PAYLOAD_MAX:
+        if command == wire.CMD_WRITE and 0 < length <= wire.PAYLOAD_MAX:
             self._to_drop, self._after_drop = length, answer
             return None
         self._output += answer
-        if command == wire.CMD_WRITE:
+        if command == wire.CMD_WRITE and length:
             # More data than anybody may send: they will not be read.
             self.closed = True
         return None

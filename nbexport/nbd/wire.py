@@ -38,7 +38,6 @@ OPTION_NAMES: Final[dict[int, str]] = {
     OPT_EXPORT_NAME: "export name",
     OPT_ABORT: "abort",
     OPT_LIST: "list",
-    OPT_PEEK_EXPORT: "peek export",
     OPT_STARTTLS: "starttls",
     OPT_INFO: "info",
     OPT_GO: "go",
