@@ -167,19 +167,20 @@ class NbdServer:
         return uris
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
+            # A slot is taken when somebody is there: listeners that wait must not hold any.
+            await _readable(listener)
             if self._slots is not None:
                 await self._slots.acquire()
             try:
-                client, _ = await loop.sock_accept(listener)
-            except BaseException as error:
+                client, _ = listener.accept()
+                client.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            except OSError as error:
                 if self._slots is not None:
                     self._slots.release()
-                if not isinstance(error, OSError) or self._closing:
-                    raise
-                _log.warning("cannot accept a connection: %s", error)
-                await asyncio.sleep(0.1)  # out of descriptors, most likely
+                if not isinstance(error, BlockingIOError | ConnectionError):
+                    _log.warning("cannot accept a connection: %s", error)
+                    await asyncio.sleep(0.1)  # out of descriptors, most likely
                 continue
             self._spawn(self._serve(client))
 
@@ -232,6 +233,17 @@ class NbdServer:
     def handshake_seconds(self) -> float | None:
         """How long a client may take to choose an export; None is no limit."""
         return self._handshake_seconds
+
+
+async def _readable(listener: socket.socket) -> None:
+    """Wait until a connection can be accepted."""
+    loop = asyncio.get_running_loop()
+    somebody = asyncio.Event()
+    loop.add_reader(listener, somebody.set)
+    try:
+        await somebody.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 class _Connection:

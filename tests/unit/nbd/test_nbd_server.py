@@ -395,3 +395,25 @@ def test_a_path_that_is_too_long():
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         listen(tmp_path / "none" / "s")
+
+
+def test_a_limit_of_one_client_holds_over_all_addresses(tmp_path):
+    """A listener on which nobody calls must not use up the only place."""
+
+    async def scenario():
+        server = NbdServer(max_connections=1)
+        server.add(export())
+        for name in ("first", "second"):
+            await server.listen_unix(str(tmp_path / name))
+        try:
+            for name in ("second", "first", "second"):
+                uri = f"nbd+unix:///?socket={tmp_path / name}"
+                await asyncio.to_thread(read_once, uri)
+        finally:
+            await server.close()
+
+    def read_once(uri):
+        with Client.connect(uri, timeout=SECONDS) as client:
+            assert client.read(1, 3) == b"\x01\x02\x03"
+
+    asyncio.run(scenario())
