@@ -102,6 +102,18 @@ class Machine:
         self._later.add(task)
         task.add_done_callback(self._later.discard)
 
+    async def stop_nbd_server(self) -> None:
+        """Remove every NBD export and stop the server, if one runs; the monitors are told."""
+        server, self.nbd_server = self.nbd_server, None
+        if server is None:
+            return
+        exports = [export for export in self.graph.exports.values() if export.type == "nbd"]
+        for export in exports:
+            export.shutting_down = True
+        await server.close()
+        for export in exports:
+            self.forget_export(export)
+
     def forget_export(self, export: BlockExport) -> None:
         """Drop an export that serves nobody any more, and tell the monitors."""
         del self.graph.exports[export.id]

@@ -77,14 +77,8 @@ async def _listen(server: nbd.NbdServer, kind: str, data: Mapping[str, Any]) -> 
 @command("nbd-server-stop")
 async def server_stop(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001 - it has none
     """Remove every NBD export, cut every client, close the listening socket."""
-    server = _running_server(machine)
-    machine.nbd_server = None
-    exports = [export for export in machine.graph.exports.values() if export.type == "nbd"]
-    for export in exports:
-        export.shutting_down = True
-    await server.close()
-    for export in exports:
-        machine.forget_export(export)
+    _running_server(machine)
+    await machine.stop_nbd_server()
 
 
 @command("nbd-server-add")

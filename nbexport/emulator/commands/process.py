@@ -22,4 +22,6 @@ async def quit_(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     """End the process; the reply is still sent."""
     if machine.is_system_emulator:
         machine.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
+    # The exports go while the command still runs: the reply is the last thing a client hears.
+    await machine.stop_nbd_server()
     machine.request_quit()
