@@ -106,7 +106,7 @@ def _qcow2_info(disk: block.Qcow2Node) -> dict[str, Any]:
     header = disk.header
     info: dict[str, Any] = {
         "compat": "0.10" if header.version == 2 else "1.1",
-        "compression-type": "zlib",
+        "compression-type": header.compression_name,
         "refcount-bits": header.refcount_bits,
     }
     if header.version == 2:

@@ -73,6 +73,18 @@ def version_two(folder: Path) -> tuple[Path, list[str]]:
     return image, []
 
 
+def zstd_clusters(folder: Path) -> tuple[Path, list[str]]:
+    image = create(folder / "a.qcow2", "5M", "compression_type=zstd", "cluster_size=16k")
+    io(image, "write -c -P 7 1M 64k", "write -P 5 2M 20k", "write -z 3M 1M")
+    raw = folder / "noise.raw"
+    raw.write_bytes(bytes(range(256)) * 1024 + os.urandom(1 << 16) + b"text " * 50000)
+    packed = folder / "packed.qcow2"
+    options = ["-c", "-O", "qcow2", "-o", "compression_type=zstd,cluster_size=4k"]
+    run("qemu-img", "convert", "-f", "raw", *options, raw, packed)
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", packed.name, image)
+    return image, []
+
+
 def depth_chain(folder: Path) -> tuple[Path, list[str]]:
     layers = [[(0, 4)], [(2, 4)], [(1, 2), (5, 2)], [(1, 1), (5, 1)]]
     image = None
@@ -208,6 +220,7 @@ MAKERS = {
     "v3 of 512-byte clusters": small_clusters,
     "2 MiB clusters": large_clusters,
     "v2": version_two,
+    "zstd": zstd_clusters,
     "depth chain": depth_chain,
     "chain of uneven sizes": uneven_chain,
     "over raw": over_raw,

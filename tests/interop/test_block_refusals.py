@@ -276,7 +276,6 @@ def test_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("compression_type=zstd", "Compression type 'zstd' is not supported"),
         ("extended_l2=on", "Unsupported qcow2 feature(s): extended L2 entries"),
         ("data_file=data.raw", "Unsupported qcow2 feature(s): external data file"),
         (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import zstandard
 
 from nbexport.block.node import fill_zeroes
 from nbexport.block.qcow2 import layout
@@ -17,6 +18,42 @@ from nbexport.errors import FormatError
 if TYPE_CHECKING:
     from nbexport.block.node import BlockNode
     from nbexport.block.qcow2.header import Header
+
+
+_ZSTD_STEP: Final = 64
+"""Bytes of input a call: at most 22 blocks of 3 bytes, each of which gives up to 128 KiB."""
+
+
+def _inflate_zlib(packed: bytearray, size: int) -> bytes:
+    """Return at most ``size`` bytes, whatever goes in."""
+    return zlib.decompressobj(layout.INFLATE_WINDOW_BITS).decompress(packed, size)
+
+
+def _inflate_zstd(packed: bytearray, size: int) -> bytes:
+    """Return what whole frames give until there are ``size`` bytes; nothing if they give more.
+
+    What follows the last frame belongs to somebody else. A frame that is not complete when the
+    bytes are there counts as damage.
+
+    Source: qcow2 specification, "Header", compression type 1; RFC 8878, "Frames" and "Blocks".
+    """
+    data = bytearray()
+    rest = bytes(packed)
+    while len(data) < size and rest:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        for at in range(0, len(rest), _ZSTD_STEP):
+            data += frame.decompress(rest[at : at + _ZSTD_STEP])
+            if len(data) > size:
+                return b""
+            if frame.eof:
+                rest = frame.unused_data + rest[at + _ZSTD_STEP :]
+                break
+        else:
+            return b""
+    return bytes(data)
+
+
+_DECOMPRESS: Final = {0: _inflate_zlib, 1: _inflate_zstd}
 
 
 class ClusterReader:
@@ -108,9 +145,8 @@ class ClusterReader:
         packed = bytearray(length)  # at most 2 * cluster_size
         self._file.read_padded(offset, memoryview(packed))
         try:
-            # No more than a cluster comes out, whatever goes in.
-            data = zlib.decompressobj(layout.INFLATE_WINDOW_BITS).decompress(packed, size)
-        except zlib.error:
+            data = _DECOMPRESS[self._header.compression_type](packed, size)
+        except (zlib.error, zstandard.ZstdError):
             data = b""
         if len(data) != size:
             raise FormatError(

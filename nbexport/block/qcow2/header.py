@@ -49,6 +49,7 @@ class Header:
         bitmaps: the bitmaps extension, None if absent or not to be trusted.
         incompatible_features: as stored; dirty (bit 0) and corrupt (bit 1) do not hinder reading.
         compatible_features: as stored; bit 0 is lazy refcounts.
+        compression_type: 0 zlib, 1 zstd.
     """
 
     version: int
@@ -64,6 +65,12 @@ class Header:
     bitmaps: BitmapsExtension | None
     incompatible_features: int
     compatible_features: int
+    compression_type: int
+
+    @property
+    def compression_name(self) -> str:
+        """What compressed clusters are compressed with: zlib or zstd."""
+        return layout.COMPRESSION_NAMES[self.compression_type]
 
     @property
     def cluster_size(self) -> int:
@@ -178,6 +185,7 @@ def _read_header(file: BlockNode) -> Header:
         bitmaps=found.bitmaps,
         incompatible_features=raw.incompatible_features,
         compatible_features=raw.compatible_features,
+        compression_type=compression,
     )
 
 
@@ -189,9 +197,6 @@ def _check_compression(incompatible: int, compression: int) -> None:
         raise FormatError("qcow2: Compression type incompatible feature bit must not be set")
     if compression != 0 and not marked:
         raise FormatError("qcow2: Compression type incompatible feature bit must be set")
-    if compression != 0:
-        name = layout.COMPRESSION_NAMES[compression]
-        raise FormatError(f"Compression type '{name}' is not supported")
 
 
 def _check_features(file: BlockNode, raw: layout.RawHeader, extensions_end: int) -> None:
