@@ -113,7 +113,7 @@ def _qcow2_info(disk: block.Qcow2Node) -> dict[str, Any]:
         return info
     info["lazy-refcounts"] = bool(header.compatible_features & _LAZY_REFCOUNTS)
     info["corrupt"] = bool(header.incompatible_features & _CORRUPT)
-    info["extended-l2"] = False
+    info["extended-l2"] = header.extended_l2
     if disk.bitmaps:
         info["bitmaps"] = [
             {

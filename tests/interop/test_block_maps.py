@@ -85,6 +85,20 @@ def zstd_clusters(folder: Path) -> tuple[Path, list[str]]:
     return image, []
 
 
+def subclusters(folder: Path) -> tuple[Path, list[str]]:
+    base = create(folder / "base.qcow2", "3M", "extended_l2=on", "cluster_size=128k")
+    io(base, "write -P 1 0 200k", "write -P 2 1M 10k", "write -P 3 2500k 90k")
+    image = create(folder / "a.qcow2", "4M", "extended_l2=on", "cluster_size=32k", backing=base)
+    run("qemu-img", "bitmap", "--add", "-g", "512", image, "fine")
+    io(
+        image,
+        "write -P 4 3k 2k", "write -P 5 1M 3k", "write -z 100k 7k", "write -z 1034k 96k",
+        "discard 1100k 20k", "write -P 6 2M 300k", "write -z 2050k 2k", "discard 2080k 64k",
+        "write -c -P 7 1536k 64k", "write -P 8 1540k 1k", "write -c -P 9 3200k 32k",
+    )  # fmt: skip
+    return image, ["fine"]
+
+
 def depth_chain(folder: Path) -> tuple[Path, list[str]]:
     layers = [[(0, 4)], [(2, 4)], [(1, 2), (5, 2)], [(1, 1), (5, 1)]]
     image = None
@@ -221,6 +235,7 @@ MAKERS = {
     "2 MiB clusters": large_clusters,
     "v2": version_two,
     "zstd": zstd_clusters,
+    "subclusters": subclusters,
     "depth chain": depth_chain,
     "chain of uneven sizes": uneven_chain,
     "over raw": over_raw,

@@ -276,7 +276,6 @@ def test_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("extended_l2=on", "Unsupported qcow2 feature(s): extended L2 entries"),
         ("data_file=data.raw", "Unsupported qcow2 feature(s): external data file"),
         (
             "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
@@ -345,3 +344,50 @@ def test_damaged_entries(fault, tmp_path):
                 node.allocation()
             with pytest.raises(FormatError, match=text):
                 node.depth(bad, bad + 1)
+
+
+# The second word of an extended entry, and the first word's offset where that is the fault.
+EXTENDED_FAULTS = {
+    "allocated and zero": (1 << 32 | 1, None, "Invalid cluster entry found"),
+    "allocated nowhere": (1, 0, "Invalid cluster entry found"),
+    "unaligned data": (1, 0x30200, "Cluster allocation offset 0x30200 unaligned"),
+}
+
+
+@pytest.mark.parametrize("fault", EXTENDED_FAULTS)
+def test_damaged_extended_entries(fault, tmp_path):
+    path = tmp_path / "a.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", path, "4M")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", path)
+    data = bytearray(path.read_bytes())
+    (l1,) = struct.unpack_from(">Q", data, 40)
+    l2 = struct.unpack_from(">Q", data, l1)[0] & ~(1 << 63)
+    flags, offset, text = EXTENDED_FAULTS[fault]
+    struct.pack_into(">Q", data, l2 + 16 * 3 + 8, flags)
+    if offset is not None:
+        struct.pack_into(">Q", data, l2 + 16 * 3, offset)
+    path.write_bytes(data)
+    with open_image(path) as node:
+        # All subclusters of the cluster are lost, its neighbours are not.
+        for at, sound in ((2, True), (3, False), (3 + 31 / 32, False), (4, True)):
+            where = int(at * 65536)
+            command = f"read -P 7 {where} 512"
+            peer = run("qemu-io", "-r", "-f", "qcow2", "-c", command, path, check=False)
+            assert ("failed" not in peer.stdout + peer.stderr) is sound
+            if sound:
+                assert node.read(where, 512) == b"\7" * 512
+            else:
+                with pytest.raises(FormatError, match=text):
+                    node.read(where, 512)
+
+
+@pytest.mark.parametrize("bits", [9, 13])
+def test_subclusters_of_less_than_a_sector(bits, tmp_path):
+    path = tmp_path / "a.qcow2"
+    options = "extended_l2=on,cluster_size=16k"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path, "1M")
+    data = bytearray(path.read_bytes())
+    data[23] = bits
+    path.write_bytes(data)
+    assert own_refusal(path) == peer_refusal(path)
+    assert own_refusal(path) == f"Unsupported subcluster size: {(1 << bits) // 32}"

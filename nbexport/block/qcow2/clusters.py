@@ -87,15 +87,12 @@ class ClusterReader:
             FormatError: the tables or a compressed cluster are damaged here.
             OSError: the host cannot read.
         """
-        size = self._header.cluster_size
+        size = self._header.unit_size
         end = offset + len(buffer)
         first = offset // size
         count = -(-end // size) - first
-        entries = self._tables.entries(first, count)
-        kinds = self._tables.kinds(entries)
-        hosts = (entries & np.uint64(layout.L2_OFFSET_MASK)).astype(np.int64)
-        clusters = np.arange(first, first + count)
-        starts = run_starts(clusters, kinds, hosts, size)
+        kinds, hosts, words = self._tables.units(first, count)
+        starts = run_starts(np.arange(first, first + count), kinds, hosts, size)
         ends = np.append(starts[1:], count)
         missing: list[tuple[int, memoryview]] = []
         # One turn is one request to the file or to the backing file, however many clusters long.
@@ -109,20 +106,22 @@ class ClusterReader:
             elif kind == ZERO:
                 fill_zeroes(part)
             elif kind == COMPRESSED:
-                self._read_compressed(begin, part, entries[at:to].tolist())
+                self._read_compressed(begin, part, words[at:to].tolist())
             elif kind == BAD:
                 self._tables.raise_bad(first + at)
             else:
                 missing.append((begin, part))
         return missing
 
-    def _read_compressed(self, offset: int, buffer: memoryview, entries: list[int]) -> None:
-        size = self._header.cluster_size
+    def _read_compressed(self, offset: int, buffer: memoryview, words: list[int]) -> None:
+        """Fill ``buffer`` from compressed clusters; ``words`` has an entry for each unit of it."""
+        size, unit = self._header.cluster_size, self._header.unit_size
         done = 0
-        for entry in entries:
-            inner = (offset + done) % size
+        while done < len(buffer):
+            at = offset + done
+            inner = at % size
             part = min(size - inner, len(buffer) - done)
-            data = self._inflate(entry, offset + done - inner)
+            data = self._inflate(words[at // unit - offset // unit], at - inner)
             buffer[done : done + part] = data[inner : inner + part]
             done += part
 

@@ -78,9 +78,24 @@ class Header:
         return 1 << self.cluster_bits
 
     @property
+    def extended_l2(self) -> bool:
+        """Whether clusters have subclusters."""
+        return bool(self.incompatible_features & 1 << layout.INCOMPATIBLE_EXTENDED_L2)
+
+    @property
+    def subclusters(self) -> int:
+        """Subclusters of a cluster, 1 without extended L2 entries."""
+        return layout.SUBCLUSTERS if self.extended_l2 else 1
+
+    @property
+    def unit_size(self) -> int:
+        """Bytes of the smallest piece that is allocated by itself: a cluster or a subcluster."""
+        return self.cluster_size // self.subclusters
+
+    @property
     def l2_entries(self) -> int:
         """Entries of an L2 table."""
-        return self.cluster_size // layout.ENTRY_SIZE
+        return self.cluster_size // _l2_entry_size(self.incompatible_features)
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,13 @@ class _Extensions:
     bitmaps: BitmapsExtension | None
     luks: bool
     incompatible_names: dict[int, str]
+
+
+def _l2_entry_size(incompatible: int) -> int:
+    """Return the bytes of an L2 entry."""
+    if incompatible & 1 << layout.INCOMPATIBLE_EXTENDED_L2:
+        return layout.EXTENDED_ENTRY_SIZE
+    return layout.ENTRY_SIZE
 
 
 def _fetch(file: BlockNode, offset: int, length: int) -> bytes:
@@ -150,6 +172,10 @@ def _read_header(file: BlockNode) -> Header:
         compression = raw.compression_type
     _check_compression(raw.incompatible_features, compression)
     _check_features(file, raw, extensions_end)
+    if raw.incompatible_features & 1 << layout.INCOMPATIBLE_EXTENDED_L2:
+        subcluster_size = cluster_size // layout.SUBCLUSTERS
+        if subcluster_size < SECTOR_SIZE:
+            raise FormatError(f"Unsupported subcluster size: {subcluster_size}")
     if raw.refcount_order > layout.REFCOUNT_ORDER_MAX:
         raise FormatError("Reference count entry width too large; may not exceed 64 bits")
     if raw.crypt_method > max(layout.CRYPT_NAMES):
@@ -254,7 +280,7 @@ def _check_tables(raw: layout.RawHeader, cluster_size: int) -> tuple[int, int]:
         layout.ENTRY_SIZE,
         layout.L1_TABLE_MAX,
     )
-    span = cluster_size * (cluster_size // layout.ENTRY_SIZE)
+    span = cluster_size * (cluster_size // _l2_entry_size(raw.incompatible_features))
     # QEMU rounds up in 64 bits, so the very largest sizes pass here and fail below.
     needed = (raw.size + span - 1) % (1 << 64) // span
     if needed > layout.L1_INDEX_MAX:

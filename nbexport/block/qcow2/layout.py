@@ -71,11 +71,13 @@ INCOMPATIBLE_COMPRESSION: Final = 3
 INCOMPATIBLE_EXTENDED_L2: Final = 4
 INCOMPATIBLE_NAMES: Final = {
     INCOMPATIBLE_DATA_FILE: "external data file",
-    INCOMPATIBLE_EXTENDED_L2: "extended L2 entries",
 }
 """Features that QEMU knows and this package does not read; a feature table may name them too."""
 INCOMPATIBLE_READ: Final = (
-    1 << INCOMPATIBLE_DIRTY | 1 << INCOMPATIBLE_CORRUPT | 1 << INCOMPATIBLE_COMPRESSION
+    1 << INCOMPATIBLE_DIRTY
+    | 1 << INCOMPATIBLE_CORRUPT
+    | 1 << INCOMPATIBLE_COMPRESSION
+    | 1 << INCOMPATIBLE_EXTENDED_L2
 )
 AUTOCLEAR_BITMAPS: Final = 1 << 0
 AUTOCLEAR_RAW_DATA_FILE: Final = 1 << 1
@@ -98,6 +100,12 @@ L2_OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 L2_COMPRESSED: Final = 1 << 62
 L2_ZERO: Final = 1 << 0
 ENTRY_SIZE: Final = 8
+
+# "Extended L2 Entries": a second word, of which bit k says that subcluster k is allocated and bit
+# 32 + k that it reads as zeroes.
+EXTENDED_ENTRY_SIZE: Final = 16
+SUBCLUSTERS: Final = 32
+ALL_ALLOCATED: Final = (1 << SUBCLUSTERS) - 1
 
 # "Compressed Clusters Descriptor"
 COMPRESSED_SECTOR: Final = 512
@@ -137,10 +145,10 @@ L2_CACHE_BYTES: Final = 4 * MiB
 INFLATED_CACHE_BYTES: Final = 4 * MiB
 """Decompressed clusters kept for a node, so that small reads do not inflate a cluster again."""
 MAP_BATCH_ENTRIES: Final = 512 * KiB
-"""L2 entries classified at a time: 4 MiB of table and about as much of temporaries each."""
+"""Units classified at a time: 4 MiB of table and about as much of temporaries each."""
 MAP_ENTRIES_MAX: Final = 1 << 27
-"""L2 entries of a map that is made whole and kept: 8 TiB of data in clusters of 64 KiB. Larger
-images are mapped range by range."""
+"""Units of a map that is made whole and kept: 8 TiB of data in clusters of 64 KiB, or 256 GiB in
+their subclusters. Larger images are mapped range by range."""
 
 
 def as_int32(value: int) -> int:

@@ -121,10 +121,10 @@ class Qcow2Node(BlockNode):
         return found
 
     def _map_is_bounded(self) -> bool:
-        return self._tables.mapped_entries <= layout.MAP_ENTRIES_MAX
+        return self._tables.mapped_units <= layout.MAP_ENTRIES_MAX
 
     def _raise_damage(self, offset: int) -> None:
-        self._tables.raise_bad(offset // self.cluster_size)
+        self._tables.raise_bad(offset // self.header.unit_size)
 
     def _whole_layer(self) -> Extents:
         with self._layer_lock:
@@ -133,7 +133,7 @@ class Qcow2Node(BlockNode):
             return self._layer
 
     def _map(self, start: int, end: int) -> Extents:
-        size = self.cluster_size
+        size = self.header.unit_size
         firsts, ends, kinds, _ = self._tables.map_runs(start // size, -(-end // size))
         return tables.fill_gaps(
             np.maximum(firsts * size, start),
@@ -151,7 +151,7 @@ class Qcow2Node(BlockNode):
 
     def _with_file_holes(self, layer: Extents, start: int, end: int) -> Extents:
         """Return ``layer`` with ZERO added where a mapped cluster is a hole of the file."""
-        size = self.cluster_size
+        size = self.header.unit_size
         firsts, ends, kinds, hosts = self._tables.map_runs(start // size, -(-end // size))
         normal = kinds == tables.NORMAL
         starts, ends, hosts = firsts[normal] * size, ends[normal] * size, hosts[normal]

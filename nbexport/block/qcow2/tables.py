@@ -1,4 +1,6 @@
-"""L1 and L2 tables: what each guest cluster is, for a read and for a whole map.
+"""L1 and L2 tables: what each unit of the disk is, for a read and for a whole map.
+
+A unit is a cluster, or a subcluster where the image has extended L2 entries.
 
 A map is made of whole L2 tables, many at a time; ranges without a table cost nothing.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,29 @@ NORMAL: Final = 1
 ZERO: Final = 2
 COMPRESSED: Final = 3
 BAD: Final = 4  # an entry or a table offset that QEMU calls corruption
+
+
+class Units(NamedTuple):
+    """What consecutive units of the disk are: clusters, or subclusters where there are any.
+
+    Attributes:
+        kinds: UNALLOCATED ... BAD. Shape: (n,) uint8.
+        hosts: offset of each in the file, meaningful for NORMAL. Shape: (n,) int64.
+        words: first word of the L2 entry each belongs to. Shape: (n,) uint64.
+    """
+
+    kinds: NDArray[np.uint8]
+    hosts: NDArray[np.int64]
+    words: NDArray[np.uint64]
+
+    @classmethod
+    def unallocated(cls, count: int) -> Units:
+        """Return as many units that are not allocated."""
+        return cls(
+            np.full(count, UNALLOCATED, dtype=np.uint8),
+            np.zeros(count, dtype=np.int64),
+            np.zeros(count, dtype=np.uint64),
+        )
 
 
 class Tables:
@@ -55,74 +80,95 @@ class Tables:
         aligned = self._l1 & np.uint64(header.cluster_size - 1) == 0
         self._l1[aligned & (self._l1 >= np.uint64(file.size))] = 0
         self._present = np.flatnonzero(self._l1)
+        self._parts = header.subclusters
+        self._per_table = header.l2_entries * self._parts
 
     @property
-    def span(self) -> int:
-        """Bytes of the disk that one L2 table maps."""
-        return self._header.cluster_size * self._header.l2_entries
+    def mapped_units(self) -> int:
+        """Units that all L2 tables have which exist: what a whole map costs."""
+        return len(self._present) * self._per_table
 
-    @property
-    def mapped_entries(self) -> int:
-        """Entries in all L2 tables that exist: what a whole map costs."""
-        return len(self._present) * self._header.l2_entries
-
-    def entries(self, first: int, count: int) -> NDArray[np.uint64]:
-        """Return the L2 entries of the guest clusters ``[first, first + count)``.
-
-        Shape: (count,) uint64 in native order.
+    def units(self, first: int, count: int) -> Units:
+        """Return what the guest's units ``[first, first + count)`` are.
 
         Raises:
             FormatError: the offset of a table is not aligned.
             OSError: the host cannot read.
         """
-        per_table = self._header.l2_entries
-        result = np.zeros(count, dtype=np.uint64)
-        low, high = first // per_table, -(-(first + count) // per_table)
-        # Only the tables that exist, at most one for each `span` bytes of the request.
+        found = Units.unallocated(count)
+        low, high = first // self._per_table, -(-(first + count) // self._per_table)
+        # Only the tables that exist, at most one for each table's span of the request.
         begin, stop = np.searchsorted(self._present, [low, high])
         for index in self._present[begin:stop].tolist():
-            table = self._table(index)
-            base = index * per_table
-            at, to = max(first, base), min(first + count, base + per_table)
-            result[at - first : to - first] = table[at - base : to - base]
-        return result
+            base = index * self._per_table
+            at, to = max(first, base), min(first + count, base + self._per_table)
+            # Whole entries, of which the request may touch only some subclusters.
+            head, tail = (at - base) // self._parts, -(-(to - base) // self._parts)
+            part = self._classify(self._table(index)[head:tail])
+            skipped = at - base - head * self._parts
+            mine, theirs = slice(at - first, to - first), slice(skipped, skipped + to - at)
+            found.kinds[mine] = part.kinds[theirs]
+            found.hosts[mine] = part.hosts[theirs]
+            found.words[mine] = part.words[theirs]
+        return found
 
-    def kinds(self, entries: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """Classify L2 entries.
+    def _classify(self, entries: NDArray[np.uint64]) -> Units:
+        """Return the units of L2 entries.
 
-        Shape: entries (n,) uint64; result (n,) uint8 of UNALLOCATED ... BAD.
+        Shape: entries (n, words of an entry) uint64; result of n * subclusters units.
 
-        Source: qcow2 specification, "L2 table entry"; the order of the tests is QEMU's.
+        Source: qcow2 specification, "L2 table entry" and "Extended L2 Entries"; the order of the
+        tests is QEMU's.
         """
-        compressed = entries & np.uint64(layout.L2_COMPRESSED) != 0
-        zero = entries & np.uint64(layout.L2_ZERO) != 0
-        offsets = entries & np.uint64(layout.L2_OFFSET_MASK)
-        result = np.where(offsets != 0, NORMAL, UNALLOCATED).astype(np.uint8)
-        result[zero] = ZERO
-        result[offsets & np.uint64(self._header.cluster_size - 1) != 0] = BAD
-        if self._header.version == 2:
-            result[zero] = BAD
-        result[compressed] = COMPRESSED
-        return result
+        word = entries[:, 0]
+        compressed = word & np.uint64(layout.L2_COMPRESSED) != 0
+        offsets = word & np.uint64(layout.L2_OFFSET_MASK)
+        unaligned = offsets & np.uint64(self._header.cluster_size - 1) != 0
+        hosts = offsets.astype(np.int64)
+        if not self._header.extended_l2:
+            zero = word & np.uint64(layout.L2_ZERO) != 0
+            kinds = np.where(offsets != 0, NORMAL, UNALLOCATED).astype(np.uint8)
+            kinds[zero] = ZERO
+            kinds[unaligned] = BAD
+            if self._header.version == 2:
+                kinds[zero] = BAD
+            kinds[compressed] = COMPRESSED
+            return Units(kinds, hosts, word)
+        flags = entries[:, 1]
+        bits = np.arange(layout.SUBCLUSTERS, dtype=np.uint64)
+        allocated = flags[:, None] >> bits & np.uint64(1) != 0
+        zero = flags[:, None] >> (bits + np.uint64(layout.SUBCLUSTERS)) & np.uint64(1) != 0
+        kinds = np.where(allocated, NORMAL, UNALLOCATED).astype(np.uint8)
+        kinds[zero] = ZERO
+        both = flags >> np.uint64(layout.SUBCLUSTERS) & flags != 0
+        nowhere = (offsets == 0) & (flags & np.uint64(layout.ALL_ALLOCATED) != 0)
+        kinds[both | nowhere | unaligned] = BAD
+        kinds[compressed] = COMPRESSED
+        inside = np.arange(layout.SUBCLUSTERS, dtype=np.int64) * self._header.unit_size
+        return Units(
+            kinds.reshape(-1),
+            (hosts[:, None] + inside).reshape(-1),
+            np.repeat(word, layout.SUBCLUSTERS),
+        )
 
     def map_runs(
         self, start: int, end: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the runs of guest clusters in ``[start, end)`` that are not unallocated.
+        """Return the runs of guest units in ``[start, end)`` that are not unallocated.
 
         A run is of one kind, and contiguous in the file too if it is NORMAL.
 
         Args:
-            start: first guest cluster.
+            start: first guest unit.
             end: behind the last one.
 
-        Shape: four arrays (n,): first cluster, cluster behind the last, kind, offset in the file
+        Shape: four arrays (n,): first unit, unit behind the last, kind, offset in the file
         (meaningful for NORMAL only). Runs are sorted and do not overlap.
 
         Raises:
             OSError: the host cannot read.
         """
-        per_table = self._header.l2_entries
+        per_table = self._per_table
         begin, stop = np.searchsorted(self._present, [start // per_table, -(-end // per_table)])
         batch = max(1, layout.MAP_BATCH_ENTRIES // per_table)
         parts = [
@@ -136,33 +182,32 @@ class Tables:
         inside = (firsts < end) & (ends > start)
         firsts, ends, kinds, hosts = firsts[inside], ends[inside], kinds[inside], hosts[inside]
         cut = np.maximum(start - firsts, 0)
-        return firsts + cut, np.minimum(ends, end), kinds, hosts + cut * self._header.cluster_size
+        return firsts + cut, np.minimum(ends, end), kinds, hosts + cut * self._header.unit_size
 
     def _runs_of(
         self, indexes: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         """Return the runs of the L2 tables with these numbers, in the form of `map_runs`."""
-        per_table = self._header.l2_entries
         cluster_size = self._header.cluster_size
-        stored = np.zeros((len(indexes), per_table), dtype=">u8")
+        words = cluster_size // layout.ENTRY_SIZE
+        stored = np.zeros((len(indexes), words), dtype=">u8")
         offsets = self._l1[indexes]
         sound = offsets & np.uint64(cluster_size - 1) == 0
         for row, offset in enumerate(offsets.tolist()):  # one read a table
             if sound[row]:
                 self._file.read_padded(offset, stored[row].view(np.uint8).data)
-        entries = stored.reshape(-1).astype(np.uint64)
-        kinds = self.kinds(entries)
-        kinds.reshape(-1, per_table)[~sound] = BAD
-        clusters = (indexes[:, None] * per_table + np.arange(per_table)).reshape(-1)
+        entries = stored.astype(np.uint64).reshape(len(indexes) * self._header.l2_entries, -1)
+        kinds, hosts, _ = self._classify(entries)
+        kinds.reshape(-1, self._per_table)[~sound] = BAD
+        numbers = (indexes[:, None] * self._per_table + np.arange(self._per_table)).reshape(-1)
         used = np.flatnonzero(kinds)
-        entries, kinds, clusters = entries[used], kinds[used], clusters[used]
-        hosts = (entries & np.uint64(layout.L2_OFFSET_MASK)).astype(np.int64)
-        starts = run_starts(clusters, kinds, hosts, cluster_size)
-        lasts = np.append(starts[1:], len(clusters))[: len(starts)] - 1
-        return clusters[starts], clusters[lasts] + 1, kinds[starts], hosts[starts]
+        kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
+        starts = run_starts(numbers, kinds, hosts, self._header.unit_size)
+        lasts = np.append(starts[1:], len(numbers))[: len(starts)] - 1
+        return numbers[starts], numbers[lasts] + 1, kinds[starts], hosts[starts]
 
     def _table(self, index: int) -> NDArray[np.uint64]:
-        """Return one L2 table, from the cache if it is there."""
+        """Return one L2 table, (l2_entries, words of an entry), from the cache if it is there."""
         with self._lock:
             table = self._cache.get(index)
             if table is not None:
@@ -174,49 +219,51 @@ class Tables:
                 f"L2 table offset {offset:#x} unaligned (L1 index: {index:#x})",
                 path=self._file.filename,
             )
-        stored = np.zeros(self._header.l2_entries, dtype=">u8")
+        stored = np.zeros(self._header.cluster_size // layout.ENTRY_SIZE, dtype=">u8")
         self._file.read_padded(offset, stored.view(np.uint8).data)
-        table = stored.astype(np.uint64)
+        table = stored.astype(np.uint64).reshape(self._header.l2_entries, -1)
         with self._lock:
             self._cache[index] = table
             while len(self._cache) > self._cache_max:
                 self._cache.popitem(last=False)
         return table
 
-    def raise_bad(self, cluster: int) -> None:
-        """Raise the error that tells what is wrong with a guest cluster of kind BAD.
+    def raise_bad(self, unit: int) -> None:
+        """Raise the error that tells what is wrong with a guest unit of kind BAD.
 
         Raises:
             FormatError: always; QEMU's text.
         """
-        index, column = divmod(cluster, self._header.l2_entries)
-        entry = int(self._table(index)[column])
+        index, column = divmod(unit // self._parts, self._header.l2_entries)
+        entry = self._table(index)[column].tolist()
+        offset = entry[0] & layout.L2_OFFSET_MASK
         where = f"(L2 offset: {int(self._l1[index]):#x}, L2 index: {column:#x})"
-        if self._header.version == 2 and entry & layout.L2_ZERO:
+        if self._header.version == 2 and entry[0] & layout.L2_ZERO:
             text = f"Zero cluster entry found in pre-v3 image {where}"
-        else:
-            offset = entry & layout.L2_OFFSET_MASK
+        elif offset % self._header.cluster_size:
             text = f"Cluster allocation offset {offset:#x} unaligned {where}"
+        else:
+            text = f"Invalid cluster entry found  {where}"
         raise FormatError(text, path=self._file.filename)
 
 
 def run_starts(
-    clusters: NDArray[np.int64],
+    numbers: NDArray[np.int64],
     kinds: NDArray[np.uint8],
     hosts: NDArray[np.int64],
-    cluster_size: int,
+    unit_size: int,
 ) -> NDArray[np.int64]:
     """Return at which positions a new run begins.
 
-    A run ends where the kind changes, where guest clusters are not consecutive, and, if NORMAL,
-    where the clusters in the file are not.
+    A run ends where the kind changes, where guest units are not consecutive, and, if NORMAL,
+    where the units in the file are not.
 
     Shape: three arrays (n,); result (k,) int64, sorted, with 0 first if n > 0.
     """
-    if not len(clusters):
+    if not len(numbers):
         return np.zeros(0, dtype=np.int64)
-    breaks = (kinds[1:] != kinds[:-1]) | (clusters[1:] != clusters[:-1] + 1)
-    breaks |= (kinds[1:] == NORMAL) & (hosts[1:] != hosts[:-1] + cluster_size)
+    breaks = (kinds[1:] != kinds[:-1]) | (numbers[1:] != numbers[:-1] + 1)
+    breaks |= (kinds[1:] == NORMAL) & (hosts[1:] != hosts[:-1] + unit_size)
     return np.concatenate([[0], np.flatnonzero(breaks) + 1]).astype(np.int64)
 
 
