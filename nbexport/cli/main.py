@@ -14,10 +14,12 @@ from nbexport.errors import NbexportError
 # Where each command lives, and its line in the help: a module is imported when its command runs.
 _COMMANDS = {
     "map": ("nbexport.cli.nbd:map_command", "Print the extents of an export, context by context."),
+    "qapi": ("nbexport.cli.qapi:qapi_group", "Look at QAPI schemas, and check them."),
     "qmp": ("nbexport.cli.qmp:qmp_command", "Run an emulated QMP monitor of a QEMU release."),
     "run": ("nbexport.cli.notebooks:run_command", "Run one notebook with parameters."),
     "serve": ("nbexport.cli.nbd:serve_command", "Serve a disk image and its bitmaps over NBD."),
     "site": ("nbexport.cli.notebooks:site_command", "Run the notebooks and build the site."),
+    "validate": ("nbexport.cli.validate:validate_stream", "Check QMP commands against a release."),
 }
 
 

@@ -1,0 +1,7 @@
+"""What the interface was in each release."""
+
+from __future__ import annotations
+
+from nbexport.timeline.history import EffectiveMember, History, effective_members, history
+
+__all__ = ["EffectiveMember", "History", "effective_members", "history"]
