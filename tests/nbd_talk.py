@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -52,12 +53,17 @@ def request(
 class Talk:
     """One connection; `log` holds the greeting and the reply to each step."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(TIME_LIMIT)
-        self._socket.connect(path)
         self.structured = False
-        self.log: list[bytes] = [self._exactly(18)]
+        self.log: list[bytes] = []
+        try:
+            self._socket.settimeout(TIME_LIMIT)
+            self._socket.connect(os.fspath(path))
+            self.log.append(self._exactly(18))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._socket.close()
@@ -73,16 +79,17 @@ class Talk:
             self._socket.sendall(data)
 
     def _exactly(self, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
+        data = bytearray(length)
+        done = 0
+        while done < length:
             try:
-                piece = self._socket.recv(length - len(data))
+                count = self._socket.recv_into(memoryview(data)[done:])
             except ConnectionError:
-                piece = b""
-            if not piece:
-                return data + CLOSED
-            data += piece
-        return data
+                count = 0
+            if not count:
+                return bytes(data[:done]) + CLOSED
+            done += count
+        return bytes(data)
 
     def _note(self, data: bytes) -> bytes:
         self.log.append(data)

@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING, ClassVar
 from nbexport.errors import OptionError, ProtocolError
 from nbexport.nbd import wire
 from nbexport.nbd.contexts import MetaContext, select
+from nbexport.units import KiB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from nbexport.nbd.export import Export
+
+OUTPUT_MAX = 256 * KiB
+"""Answers that may wait to be sent before the next option is looked at: a client that asks for the
+list a thousand times in one piece costs one list beyond this, not a thousand."""
 
 _WITHOUT_DATA = frozenset((wire.OPT_LIST, wire.OPT_STARTTLS, wire.OPT_STRUCTURED_REPLY))
 
@@ -127,9 +132,11 @@ class ServerNegotiation:
         self._selected: tuple[MetaContext, ...] = ()
 
     def data_to_send(self) -> bytes:
-        """Return the bytes to send to the client, once."""
+        """Return bytes to send to the client, once; more may follow until none are returned."""
         data = bytes(self._output)
         self._output.clear()
+        if len(data) >= OUTPUT_MAX:
+            self._proceed()
         return data
 
     def trailing_data(self) -> bytes:
@@ -143,8 +150,12 @@ class ServerNegotiation:
         if self.closed:
             return
         self._input += data
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """Handle what has come, as far as there is room for the answers."""
         try:
-            while self.choice is None and self._step():
+            while self.choice is None and len(self._output) < OUTPUT_MAX and self._step():
                 pass
         except ProtocolError:
             self.closed = True
@@ -253,9 +264,10 @@ class ServerNegotiation:
         text = name.decode("utf-8", "surrogateescape")
         export = self._exports().get(text)
         if export is None:
-            shown = name.decode("utf-8", "replace")
-            if len(shown) >= wire.ECHO_MAX:
-                shown = shown[: wire.ECHO_MAX] + "..."
+            # The text is UTF-8 whatever the name was, and wherever it was cut.
+            shown = name[: wire.ECHO_MAX].decode("utf-8", "replace")
+            if len(name) >= wire.ECHO_MAX:
+                shown += "..."
             raise OptionError(wire.REP_ERR_UNKNOWN, f"export '{shown}' not present")
         return export
 

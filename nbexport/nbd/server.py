@@ -22,7 +22,7 @@ from nbexport.nbd import wire
 from nbexport.nbd.negotiation import ServerNegotiation
 from nbexport.nbd.transmission import Request, ServerTransmission
 from nbexport.nbd.uri import NbdUri
-from nbexport.units import KiB, MiB
+from nbexport.units import SECTOR_SIZE, KiB, MiB
 
 if TYPE_CHECKING:
     from nbexport.nbd.export import Export
@@ -312,8 +312,11 @@ class _Connection:
             if engine.choice is not None:
                 # Before the client can know: from then on it counts.
                 self.export = engine.choice.export
-            writer.write(engine.data_to_send())
-            await writer.drain()
+            answers = engine.data_to_send()
+            if answers:
+                writer.write(answers)
+                await writer.drain()
+                continue
             if engine.closed:
                 return None
             if engine.choice is not None:
@@ -335,8 +338,10 @@ class _Connection:
         while True:
             while (request := engine.next_request()) is not None:
                 await self._requests.acquire()
-                await self._reserve(request)
-                task = asyncio.get_running_loop().create_task(self._answer(engine, request, writer))
+                size = _reply_size(engine, request)
+                await self._reserve(size)
+                work = self._answer(engine, request, size, writer)
+                task = asyncio.get_running_loop().create_task(work)
                 self._under_way.add(task)
                 task.add_done_callback(self._under_way.discard)
             refused = engine.data_to_send()
@@ -354,16 +359,19 @@ class _Connection:
         if self._under_way:
             await asyncio.wait(list(self._under_way))
 
-    async def _reserve(self, request: Request) -> None:
+    async def _reserve(self, size: int) -> None:
         """Wait until the reply's data fit into the connection's share of memory."""
-        size = _reply_size(request)
         while self._bytes and self._bytes + size > BYTES_MAX:
             self._bytes_freed.clear()
             await self._bytes_freed.wait()
         self._bytes += size
 
     async def _answer(
-        self, engine: ServerTransmission, request: Request, writer: asyncio.StreamWriter
+        self,
+        engine: ServerTransmission,
+        request: Request,
+        size: int,
+        writer: asyncio.StreamWriter,
     ) -> None:
         try:
             async with self._threads:
@@ -384,13 +392,19 @@ class _Connection:
             writer.transport.abort()
         finally:
             self._requests.release()
-            self._bytes -= _reply_size(request)
+            self._bytes -= size
             self._bytes_freed.set()
 
 
-def _reply_size(request: Request) -> int:
-    """Return about how many bytes the reply to a request holds in memory."""
-    return request.length if request.command == wire.CMD_READ else READ_SIZE
+def _reply_size(engine: ServerTransmission, request: Request) -> int:
+    """Return about how many bytes the reply to a request holds in memory, at most."""
+    if request.command == wire.CMD_READ:
+        return request.length
+    if request.command == wire.CMD_BLOCK_STATUS:
+        # Descriptors of 8 bytes for extents of a sector, the least that a bitmap can tell apart.
+        extents = min(request.length // SECTOR_SIZE + 2, wire.EXTENTS_MAX)
+        return len(engine.choice.contexts) * extents * 8
+    return 0
 
 
 def _reply(engine: ServerTransmission, request: Request) -> list[bytes | memoryview]:

@@ -173,16 +173,16 @@ STRING_MAX: Final = 4096
 """Bytes of a name, description or query ("Values": no string is longer)."""
 OPTION_LENGTH_MAX: Final = 32 * MiB
 """An option that claims to be longer ends the connection, as in QEMU."""
-OPTION_BODY_MAX: Final = 1 * MiB
-"""Longest option body that is kept: an export's name and 255 queries of the longest kind make
-(1 + 255) * (4 + 4096) bytes. What is longer is read and dropped."""
+OPTION_BODY_MAX: Final = 4 + 256 * (4 + STRING_MAX)
+"""Longest option body that is kept, about 1 MiB: the count of queries, then an export's name and
+255 queries of the longest kind, each with its length. What is longer is read and dropped."""
 PAYLOAD_MAX: Final = 32 * MiB
 """Longest data of one request; also what QEMU tells its clients."""
 BLOCK_PREFERRED: Final = 4 * KiB
 EXTENTS_MAX: Final = 131072
 """Extents in one block-status chunk: 1 MiB of descriptors of 8 bytes, QEMU's number."""
 ECHO_MAX: Final = 80
-"""Characters of a client's name that an error text repeats."""
+"""Bytes of a client's name that an error text repeats."""
 
 
 def option_name(option: int) -> str:

@@ -28,6 +28,7 @@ from nbd_talk import (
 
 from nbexport.bits import Extents
 from nbexport.nbd import Export, MetaContext, ServerNegotiation, ServerTransmission
+from nbexport.nbd.negotiation import OUTPUT_MAX
 
 GREETING = b"NBDMAGIC" + b"IHAVEOPT" + b"\0\3"
 BOTH = b"\0\0\0\3"
@@ -195,7 +196,7 @@ REFUSALS = [
      reply(LIST_META, INVALID, b"Unexpected embedded NUL in option list meta context")),
     (option(LIST_META, queries(b"alpha") + b"x"),
      reply(LIST_META, INVALID, b"option 'list meta context' has unexpected length")),
-    (option(INFO, bytes((1 << 20) + 1)), reply(INFO, TOO_BIG, b"option 'info' is too long")),
+    (option(INFO, bytes(4 + 256 * 4100 + 1)), reply(INFO, TOO_BIG, b"option 'info' is too long")),
 ]  # fmt: skip
 
 
@@ -370,6 +371,27 @@ def test_no_bytes_raise(data):
     if engine.choice is not None:
         ServerTransmission(engine.choice).receive_data(engine.trailing_data())
     assert len(engine._input) <= 300
+
+
+def test_answers_wait_for_room_and_none_is_lost():
+    """A client that asks many times in one piece is answered as what was answered is sent."""
+    exports = {f"{i:04}": Export(f"{i:04}", 512, ALPHA.read_into) for i in range(1000)}
+    (engine, first), (_, one) = (
+        negotiate(BOTH, option(LIST) * count + option(EXPORT_NAME, b"0007"), exports=exports)
+        for count in (200, 0)
+    )
+    listing = answer_of(exports)
+    pieces = [first]
+    while pieces[-1]:
+        assert len(pieces[-1]) < OUTPUT_MAX + len(listing)
+        assert (engine.choice is None) == (len(b"".join(pieces)) < 200 * len(listing))
+        pieces.append(engine.data_to_send())
+    assert b"".join(pieces) == 200 * listing + one
+    assert engine.choice.export is exports["0007"]
+
+
+def answer_of(exports):
+    return negotiate(BOTH, option(LIST), exports=exports)[1]
 
 
 def test_uniform_maps_are_maps():

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -192,13 +193,72 @@ def test_disconnect_answers_what_is_under_way_first(path):
 def test_leaving_at_any_byte_leaves_no_trace(path, caplog):
     data = b"\0\0\0\3" + b"IHAVEOPT" + b"\0\0\0\7\0\0\0\6" + bytes(6) + request(READ, 0, 16)
     with serving(path, export()) as (server, _call):
-        for length in range(0, len(data) + 1, 3):
+        for length in range(len(data) + 1):
             with Talk(path) as talk:
                 talk.send(data[:length])
         until(lambda: not server._connections)
         with begin(path) as talk:
             assert talk.request(READ, 1, 1)[-1:] == b"\1"
     assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+
+
+def test_a_reset_at_any_byte_leaves_no_trace(caplog):
+    data = b"\0\0\0\3" + b"IHAVEOPT" + b"\0\0\0\7\0\0\0\6" + bytes(6) + request(READ, 0, 16)
+    rudely = struct.pack("ii", 1, 0)  # closing sends RST
+
+    async def main():
+        server = NbdServer()
+        server.add(export())
+        ((host, port),) = await server.listen_tcp("127.0.0.1", 0)
+
+        def leave(length):
+            with socket.create_connection((host, port), SECONDS) as client:
+                client.sendall(data[:length])
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, rudely)
+
+        try:
+            for length in range(len(data) + 1):
+                await asyncio.to_thread(leave, length)
+            async with asyncio.timeout(SECONDS):
+                while server._connections:
+                    await asyncio.sleep(0.005)
+            assert await asyncio.to_thread(read_one, server.uris()[0]) == b"\7\x08"
+        finally:
+            await server.close()
+
+    asyncio.run(main())
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+
+
+def read_one(uri):
+    with Client.connect(uri) as client:
+        return client.read(7, 2)
+
+
+def test_block_status_counts_for_memory_as_reads_do(path):
+    gate, size = Gate(), 1 << 32
+
+    def extents(start, end):
+        gate.read_into(0, bytearray(1))
+        return uniform(start, end)
+
+    contexts = tuple(MetaContext(f"x:{i}", i, extents) for i in range(32))
+    disk = Export("", size, fill, contexts=contexts)
+    with (
+        serving(path, disk) as (server, _call),
+        begin(path, contexts=[b"x:%d" % i for i in range(32)]) as talk,
+    ):
+        for _ in range(16):
+            talk.send(request(STATUS, 0, size - 1))
+        assert gate.entered.acquire(timeout=SECONDS)
+        (connection,) = server._connections
+        # A MiB for each context: two requests are all that fits.
+        until(lambda: connection._bytes == 64 << 20)
+        until(lambda: len(connection._under_way) == 2)
+        gate.open.set()
+        for _ in range(16):
+            assert len(talk.take_reply()) == 32 * (20 + 4 + 8)
+        until(lambda: connection._bytes == 0)
 
 
 def test_a_client_that_leaves_while_it_is_answered(path):
@@ -323,26 +383,32 @@ def test_closing_ends_clients_in_every_phase_in_time(path):
         assert stuck.end().endswith(CLOSED)
 
 
-def test_tcp_on_a_free_port_and_its_uri():
+@pytest.mark.parametrize(("address", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_tcp_on_a_free_port_and_its_uri(address, shown):
+    if address == "::1" and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+
     async def main():
         server = NbdServer()
         server.add(export("a b"))
         try:
-            (host, port), *others = await server.listen_tcp("127.0.0.1", 0)
-            assert (host, others) == ("127.0.0.1", [])
-            assert server.uris("a b") == [f"nbd://127.0.0.1:{port}/a%20b"]
-
-            def use():
-                with Client.connect(server.uris("a b")[0]) as client:
-                    return client.read(7, 2)
-
-            assert await asyncio.to_thread(use) == b"\7\x08"
+            (host, port), *others = await server.listen_tcp(address, 0)
+            assert (host, others) == (address, [])
+            assert server.uris("a b") == [f"nbd://{shown}:{port}/a%20b"]
+            assert await asyncio.to_thread(read_one, server.uris("a b")[0]) == b"\7\x08"
             with pytest.raises(OSError, match="in use"):
-                await server.listen_tcp("127.0.0.1", port)
+                await server.listen_tcp(address, port)
         finally:
             await server.close()
 
     asyncio.run(main())
+
+
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 def listen(path):
