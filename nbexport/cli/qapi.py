@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nbexport.qapi import QapiError, introspect, parse_release
+from nbexport.qapi import check_schema, introspect, parse_release
 from nbexport.sources import Description, describe, load
-from nbexport.sources.load import load_text
 
 if TYPE_CHECKING:
+    from nbexport.qapi import QapiError
     from nbexport.sources.describe import Part
 
 _WIDTH = 96
@@ -28,6 +28,19 @@ _DEFINE = click.option(
 )
 
 
+def _release(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
+    return None if text is None else parse_release(text)
+
+
+_AS_OF = click.option(
+    "--as-of",
+    metavar="RELEASE",
+    callback=_release,
+    help="Read schema text by the rules of that release: 5.2 has unions without discriminator and "
+    "conditions in C.  [default: that of the VERSION file in QEMU's tree, else the newest rules]",
+)
+
+
 @click.group("qapi")
 def qapi_group() -> None:
     """Look at QAPI schemas of any kind of source, and check schema files.
@@ -40,6 +53,7 @@ def qapi_group() -> None:
 @qapi_group.command("introspect")
 @click.argument("source")
 @_DEFINE
+@_AS_OF
 @click.option("--unmask", is_flag=True, help="Show the names of types instead of numbers.")
 @click.option(
     "--release",
@@ -48,7 +62,12 @@ def qapi_group() -> None:
     "[default: that of the source, else the newest]",
 )
 def introspect_command(
-    *, source: str, defines: tuple[str, ...], unmask: bool, release: str | None
+    *,
+    source: str,
+    defines: tuple[str, ...],
+    as_of: tuple[int, ...] | None,
+    unmask: bool,
+    release: str | None,
 ) -> None:
     """Print a schema as the answer to query-qmp-schema.
 
@@ -62,7 +81,7 @@ def introspect_command(
     monitor), release:7.2 (the package's own data), or a JSON file with such an answer, recordings
     of a monitor's replies included.
     """  # noqa: D301 - click wants the \b itself
-    loaded = load(source, defines=defines or None)
+    loaded = load(source, defines=defines or None, as_of=as_of)
     form = parse_release(release) if release is not None else loaded.release
     options = {} if form is None else {"release": form}
     click.echo(json.dumps(introspect(loaded.schema, unmask=unmask, **options), indent=2))
@@ -72,8 +91,16 @@ def introspect_command(
 @click.argument("source")
 @click.argument("name")
 @_DEFINE
+@_AS_OF
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def show_command(*, source: str, name: str, defines: tuple[str, ...], as_json: bool) -> None:
+def show_command(
+    *,
+    source: str,
+    name: str,
+    defines: tuple[str, ...],
+    as_of: tuple[int, ...] | None,
+    as_json: bool,
+) -> None:
     """Print one command, event or type with all members that it effectively has.
 
     \b
@@ -89,7 +116,7 @@ def show_command(*, source: str, name: str, defines: tuple[str, ...], as_json: b
     monitor, which tells neither names of types nor documentation), release:7.2 (the package's own
     data), or a JSON file with an answer to query-qmp-schema.
     """  # noqa: D301 - click wants the \b itself
-    loaded = load(source, defines=defines or None)
+    loaded = load(source, defines=defines or None, as_of=as_of)
     found = describe(loaded.schema, name, with_history=loaded.kind == "release")
     if as_json:
         click.echo(json.dumps(found.as_json(), indent=2))
@@ -180,19 +207,29 @@ def _wrapped(text: str, margin: str) -> list[str]:
 
 @qapi_group.command("check")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--as-of",
+    metavar="RELEASE",
+    callback=_release,
+    help="Apply the rules of that release.  [default: the newest ones]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the errors.")
-def check_command(*, files: tuple[str, ...], as_json: bool) -> None:
+def check_command(*, files: tuple[str, ...], as_of: tuple[int, ...] | None, as_json: bool) -> None:
     """Check schema FILEs, each the root of a schema, with the files that they include.
 
     \b
       nbexport qapi check qapi/qapi-schema.json
+      nbexport qapi check --as-of 7.2 qapi/qapi-schema.json
+
+    Each file's first error is told; QEMU's own front end stops there, too. A schema of an old
+    release breaks today's rules: --as-of has it checked by those of its time.
 
     Errors go to standard error as a compiler prints them: file, line, the definition, and the
     chain of includes. With --json they are an array on standard output, empty if there are none.
 
     Exit status: 0 no errors, 1 errors, 2 wrong usage.
     """  # noqa: D301 - click wants the \b itself
-    errors = _check(list(files))
+    errors = check_schema(files, as_of=as_of)
     if as_json:
         click.echo(json.dumps([_error_json(error) for error in errors], indent=2))
     else:
@@ -200,17 +237,6 @@ def check_command(*, files: tuple[str, ...], as_json: bool) -> None:
             click.echo(str(error), err=True)
     if errors:
         raise SystemExit(1)
-
-
-def _check(files: list[str]) -> list[QapiError]:
-    """Return the first error of every file, where QEMU's front end stops too."""
-    errors: list[QapiError] = []
-    for path in files:
-        try:
-            load_text(path)
-        except QapiError as error:
-            errors.append(error)
-    return errors
 
 
 def _error_json(error: QapiError) -> dict[str, Any]:

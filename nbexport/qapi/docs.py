@@ -1,8 +1,4 @@
-"""Documentation comments: which definition, its members, features and tagged sections.
-
-Both generations of the markup are read: the one of QEMU 7.2 (``Note:``, ``Example:`` sections)
-and the later one (``.. note::`` directives in the body, ``Errors:`` sections).
-"""
+"""Documentation: which definition, its members, features and tagged sections."""
 
 from __future__ import annotations
 
@@ -10,15 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nbexport.qapi.source import QapiError
-
 if TYPE_CHECKING:
-    from nbexport.qapi.lexer import Token
     from nbexport.qapi.source import SourceInfo
 
-_MEMBER = re.compile(r"@(\S*):(?:\s+(.*))?$")
-_TAG = re.compile(r"(Returns|Errors|Since|Notes?|Examples?|TODO):(?:\s+(.*))?$")
-_ONLY_ONCE = ("Returns", "Errors", "Since")
 _RELEASE = re.compile(r"\d+\.\d+(?:\.\d+)?")
 _SINCE_REMARK = re.compile(r"\(\s*since:?\s+(\d+\.\d+(?:\.\d+)?)\b[^)]*\)", re.IGNORECASE)
 
@@ -36,6 +26,11 @@ class Section:
     info: SourceInfo
     tag: str | None = None
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no text in it."""
+        return not any(map(str.strip, self.lines))
 
     @property
     def text(self) -> str:
@@ -92,126 +87,3 @@ class Doc:
         """Return the release of a member: its own remark, else the definition's."""
         section = self.members.get(name)
         return (section.since if section else None) or self.since
-
-
-def parse_doc(token: Token) -> list[Doc]:
-    """Return the documentation comments of one comment token.
-
-    A heading (``# = Title``) inside a free-form comment begins another one.
-
-    Args:
-        token: a ``#`` token of the lexer.
-
-    Raises:
-        QapiError: markup that has no meaning, at its line.
-    """
-    parser = _DocParser(token.info)
-    docs: list[Doc] = []
-    info = token.info
-    for offset, line in enumerate(token.text.split("\n") if token.text else []):
-        info = token.info.at(token.info.line + 1 + offset)
-        content = line[1:]
-        if content and not content.startswith(" "):
-            raise QapiError(info, "missing space after #", column=1)
-        content = content[1:].rstrip()
-        if content.startswith(("= ", "== ")):
-            if parser.doc.symbol is not None:
-                raise QapiError(info, "unexpected '=' markup in definition documentation", column=1)
-            if parser.doc.body.text:
-                docs.append(parser.finish())
-                parser = _DocParser(info)
-        parser.feed(content, info)
-    docs.append(parser.finish())
-    return docs
-
-
-class _DocParser:
-    """The state while the lines of one comment are read."""
-
-    def __init__(self, info: SourceInfo) -> None:
-        self.doc = Doc(info, None, Section(info))
-        self._current = self.doc.body
-        self._part = "body"
-
-    def finish(self) -> Doc:
-        """Close the last section and return the comment."""
-        self._close()
-        return self.doc
-
-    def _close(self) -> None:
-        section = self._current
-        if section.tag is not None and section.tag != "TODO" and not section.text:
-            raise QapiError(section.info, f"empty doc section '{section.tag}'", column=1)
-
-    def _open(self, section: Section, first: str | None) -> None:
-        self._close()
-        self._current = section
-        section.lines.append(first or "")
-
-    def feed(self, line: str, info: SourceInfo) -> None:
-        """Take one line without its ``#`` and space."""
-        doc = self.doc
-        if doc.symbol is None:
-            self._free(line, info)
-            return
-        member = _MEMBER.match(line)
-        tag = _TAG.match(line)
-        if member:
-            self._named(member.group(1), member.group(2), info)
-        elif line == "Features:":
-            if self._part == "sections":
-                tag_name = doc.sections[0].tag
-                raise QapiError(info, f"'Features:' can't follow '{tag_name}' section", column=1)
-            self._part = "features"
-            self._open(Section(info), None)
-        elif tag:
-            self._part = "sections"
-            if tag.group(1) in _ONLY_ONCE and doc.section(tag.group(1)):
-                raise QapiError(info, f"duplicated '{tag.group(1)}' section", column=1)
-            section = Section(info, tag.group(1))
-            doc.sections.append(section)
-            self._open(section, tag.group(2))
-        elif self._part in ("members", "features") and line and not line[0].isspace():
-            lines = self._current.lines
-            if lines and not lines[-1] and any(lines):
-                # text back at the margin after a blank line belongs to the definition again
-                self._part = "sections"
-                section = Section(info)
-                doc.sections.append(section)
-                self._open(section, line)
-            else:
-                lines.append(line)
-        else:
-            self._current.lines.append(line)
-
-    def _free(self, line: str, info: SourceInfo) -> None:
-        doc = self.doc
-        if line.startswith("@") and not doc.body.text:
-            if not line.endswith(":"):
-                raise QapiError(info, "line should end with ':'", column=1)
-            if line == "@:":
-                raise QapiError(info, "name required after '@'", column=1)
-            doc.symbol = line[1:-1]
-            return
-        match = re.match(r"@\S+:", line)
-        if match:
-            raise QapiError(
-                info, f"'{match.group()}' not allowed in free-form documentation", column=1
-            )
-        doc.body.lines.append(line)
-
-    def _named(self, name: str, first: str | None, info: SourceInfo) -> None:
-        doc = self.doc
-        if self._part == "sections":
-            what = doc.sections[0].tag
-            raise QapiError(info, f"'@{name}:' can't follow '{what}' section", column=1)
-        if not name:
-            raise QapiError(info, "invalid parameter name", column=1)
-        known = doc.features if self._part == "features" else doc.members
-        if name in known:
-            raise QapiError(info, f"'{name}' parameter name duplicated", column=1)
-        if self._part == "body":
-            self._part = "members"
-        section = Section(info)
-        known[name] = section
-        self._open(section, first)

@@ -1,64 +1,45 @@
-"""Schema text to tokens: punctuation, strings, booleans and documentation comments."""
+"""Schema text to tokens: punctuation, strings, booleans and the lines of comments."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.qapi.source import QapiError
 from nbexport.units import MiB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from nbexport.qapi.source import SourceInfo
 
 # QEMU's largest schema file is 200 KiB; a hundred times that is no schema any more.
 MAX_SOURCE = 16 * MiB
 
-_SPACE = re.compile(r"[^\S\n]+")
-_STRING = re.compile(r"'((?:[^'\\\n]|\\.)*)'")
+COMMENT, STRING, LITERAL, END = "#", "'", "b", ""
+
+# What is passed over, then punctuation or a string without anything special, if one is there.
+_COMMON = r"(?:([{}\[\]:,])|'([ !-&(-\[\]-~]*+)')?"
+_WITH_COMMENTS = re.compile(r"(\s*+)" + _COMMON)
+# an ordinary comment begins with one '#'; two begin documentation
+_TOKEN = re.compile(r"((?:\s++|#(?!#)[^\n]*+)*+)" + _COMMON)
+_UNDOCUMENTED = re.compile(r"((?:\s++|#[^\n]*+)*+)" + _COMMON)
+_PUNCTUATION, _SIMPLE = 2, 3
 _STRAY = re.compile(r"[^\[\]{}:,\s'\"]+")
 _TAB = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token of a schema file.
-
-    Args:
-        kind: one of ``{ } [ ] : ,``; ``'`` a string; ``b`` a boolean; ``#`` a documentation
-            comment; the empty string the end.
-        info: the line on which it begins.
-        column: the column, from 1, on which it begins.
-        text: the string's value or, for a comment, its lines.
-        value: the boolean's value.
-        end: for a comment, the line of its end.
-    """
-
-    kind: str
-    info: SourceInfo
-    column: int
-    text: str = ""
-    value: bool = False
-    end: int = 0
-
-
-def _column(text: str) -> int:
-    """Return the column after ``text``, the beginning of a line; tabulators stop each 8."""
-    column = 1
-    for char in text:
-        column = (column + _TAB - 1) // _TAB * _TAB + 1 if char == "\t" else column + 1
-    return column
+_LITERALS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
 
 
 class Lexer:
-    """The tokens of one schema file.
+    """The tokens of one schema file, one at a time.
 
     Args:
         text: the whole file.
         info: the file, at line 1.
+
+    Attributes:
+        kind: the current token: one of ``{ } [ ] : ,``; `STRING`; `LITERAL`; `COMMENT`, a line
+            of a comment; `END`.
+        value: the string, the literal's value, or the comment's line from its ``#`` on.
+        line: the line on which the token begins, from 1.
 
     Raises:
         QapiError: the file is longer than ``MAX_SOURCE`` characters.
@@ -67,109 +48,119 @@ class Lexer:
     def __init__(self, text: str, info: SourceInfo) -> None:
         if len(text) > MAX_SOURCE:
             raise QapiError(info, f"schema file is larger than {MAX_SOURCE} characters")
+        # as a text file is read: the three kinds of line ends are one
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         self._text = text if text.endswith("\n") else text + "\n"
         self._info = info
+        rules = info.pragmas.rules
+        self._token = _TOKEN if rules.markup else _UNDOCUMENTED
+        self._literals = _LITERALS if not rules.since(6, 1) else dict(list(_LITERALS.items())[:2])
         self._line_start = 0
+        self._start = 0
+        self._position = 0
+        self.line = 1
+        self.kind = END
+        self.value: str | bool | None = None
 
-    def _error(self, position: int, message: str) -> QapiError:
-        column = _column(self._text[self._line_start : position])
-        return QapiError(self._info, message, column=column)
+    def info(self) -> SourceInfo:
+        """Return the place of the current token."""
+        return self._info.at(self.line)
 
-    def tokens(self) -> Iterator[Token]:
-        """Give the tokens in order; the last one has the empty kind.
+    def fail(self, message: str) -> QapiError:
+        """Return an error at the current token."""
+        column = 1
+        for char in self._text[self._line_start : self._start]:
+            column = (column + _TAB - 1) // _TAB * _TAB + 1 if char == "\t" else column + 1
+        return QapiError(self.info(), message, column=column)
+
+    def advance(self, *, comments: bool = False) -> None:
+        """Go to the next token.
+
+        Args:
+            comments: whether ordinary comments are tokens, as inside documentation.
 
         Raises:
             QapiError: a character or a string that the language does not have.
         """
         text = self._text
-        position = 0
-        while position < len(text):
-            char = text[position]
-            if char == "\n":
-                position += 1
-                if position < len(text):
-                    self._newline(position)
-                continue
-            blank = _SPACE.match(text, position)
-            if blank:
-                position = blank.end()
-                continue
-            column = _column(text[self._line_start : position])
-            if char in "{}[]:,":
-                yield Token(char, self._info, column)
-                position += 1
-            elif char == "'":
-                value, end = self._string(position)
-                yield Token("'", self._info, column, value)
-                position = end
-            elif char == "#":
-                if text.startswith("##", position):
-                    token, position = self._comment(position, column)
-                    yield token
-                else:
-                    position = text.index("\n", position)
-            elif text.startswith("true", position):
-                yield Token("b", self._info, column, value=True)
-                position += 4
-            elif text.startswith("false", position):
-                yield Token("b", self._info, column)
-                position += 5
-            else:
-                stray = _STRAY.match(text, position)
-                raise self._error(position, f"stray '{stray.group() if stray else char}'")
-        yield Token("", self._info, _column(text[self._line_start : len(text) - 1]))
+        position = self._position
+        if comments and text.startswith("\n#", position):
+            # most lines of a schema: a further one of a comment
+            self.line += 1
+            self._start = self._line_start = position + 1
+            self._position = text.index("\n", position + 1)
+            self.kind = COMMENT
+            self.value = text[position + 1 : self._position]
+            return
+        match = (_WITH_COMMENTS if comments else self._token).match(text, position)
+        assert match is not None
+        start = match.end(1)
+        if start == len(text):
+            self._end(position)
+            return
+        if start > position:
+            lines = text.count("\n", position, start)
+            if lines:
+                self.line += lines
+                self._line_start = text.rindex("\n", position, start) + 1
+        self._start = start
+        self._position = match.end()
+        if match.lastindex == _PUNCTUATION:
+            self.kind = match[_PUNCTUATION]
+        elif match.lastindex == _SIMPLE:
+            self.kind = STRING
+            self.value = match[_SIMPLE]
+        else:
+            self._rare(start)
 
-    def _newline(self, start: int) -> None:
-        self._info = self._info.at(self._info.line + 1)
-        self._line_start = start
+    def _end(self, position: int) -> None:
+        """Stand at the end; the last line's end begins no further line."""
+        last = len(self._text) - 1
+        if position <= last:
+            self.line += self._text.count("\n", position, last)
+            self._line_start = self._text.rfind("\n", 0, last) + 1
+        self.kind = END
+        self.value = None
+        self._start, self._position = last, last + 1
 
-    def _string(self, position: int) -> tuple[str, int]:
-        """Return a string's value and the position after its closing quote."""
-        match = _STRING.match(self._text, position)
-        raw = (
-            match.group(1) if match else self._text[position + 1 : self._text.index("\n", position)]
-        )
-        value = []
-        chars = iter(raw)
-        for char in chars:
-            if char == "\\":
-                char = next(chars, "")
-                if char != "\\":
-                    if not char:
-                        break
-                    raise self._error(position, f"unknown escape \\{char}")
-            if not " " <= char <= "~":
-                raise self._error(position, "funny character in string")
-            value.append(char)
-        if match is None:
-            raise self._error(position, 'missing terminating "\'"')
-        return "".join(value), match.end()
-
-    def _comment(self, position: int, column: int) -> tuple[Token, int]:
-        """Return a documentation comment, its lines without the fences, and the position after."""
+    def _rare(self, start: int) -> None:
+        """Take a token that is neither punctuation nor a simple string."""
         text = self._text
-        begin = self._info
-        end = text.index("\n", position)
-        if text[position:end] != "##":
-            raise self._error(position, "junk after '##' at start of documentation comment")
-        lines: list[str] = []
-        position = end + 1
-        while position < len(text):
-            self._newline(position)
-            end = text.index("\n", position)
-            indent = _SPACE.match(text, position)
-            start = indent.end() if indent else position
-            line = text[start:end]
-            if not line.startswith("#"):
-                if not line:
-                    # an empty line inside a comment does not end it
-                    position = end + 1
-                    continue
-                raise self._error(start, "documentation comment must end with '##'")
-            if line.startswith("##"):
-                if line != "##":
-                    raise self._error(start, "junk after '##' at end of documentation comment")
-                return Token("#", begin, column, "\n".join(lines), end=self._info.line), end
-            lines.append(line)
-            position = end + 1
-        raise self._error(len(text) - 1, "documentation comment must end with '##'")
+        char = text[start]
+        if char == "'":
+            self.kind = STRING
+            self.value = self._string(start)
+        elif char == "#":
+            self.kind = COMMENT
+            self._position = text.index("\n", start)
+            self.value = text[start : self._position]
+        else:
+            word, value = self._literals.get(char, ("", None))
+            if not word or not text.startswith(word, start):
+                stray = _STRAY.match(text, start)
+                raise self.fail(f"stray '{stray.group() if stray else char}'")
+            self.kind = LITERAL
+            self.value = value
+            self._position = start + len(word)
+
+    def _string(self, start: int) -> str:
+        """Return the value of a string and go behind its closing quote."""
+        text = self._text
+        value: list[str] = []
+        position = start + 1
+        while True:
+            char = text[position]
+            position += 1
+            if char == "'":
+                self._position = position
+                return "".join(value)
+            if char == "\\":
+                char = text[position]
+                position += 1
+                if char not in "\\\n":
+                    raise self.fail(f"unknown escape \\{char}")
+            if char == "\n":
+                raise self.fail('missing terminating "\'"')
+            if not " " <= char <= "~":
+                raise self.fail("funny character in string")
+            value.append(char)

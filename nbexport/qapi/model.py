@@ -43,34 +43,46 @@ class Condition:
         return "" if self.expression is None else _text(self.expression)
 
 
+# These take one frame of Python's stack for each level, of which a schema has MAX_NESTING at most.
+
+
 def _holds(expression: Any, symbols: AbstractSet[str]) -> bool:
     if isinstance(expression, str):
         return expression in symbols
-    if "not" in expression:
-        return not _holds(expression["not"], symbols)
-    if "all" in expression:
-        return all(_holds(part, symbols) for part in expression["all"])
-    return any(_holds(part, symbols) for part in expression["any"])
+    operator, operands = next(iter(expression.items()))
+    if operator == "not":
+        return not _holds(operands, symbols)
+    # all: until one does not hold; any: until one holds
+    decisive = operator == "any"
+    for operand in operands:
+        if _holds(operand, symbols) is decisive:
+            return decisive
+    return not decisive
 
 
 def _symbols(expression: Any) -> set[str]:
-    if isinstance(expression, str):
-        return {expression}
-    if "not" in expression:
-        return _symbols(expression["not"])
-    parts = next(iter(expression.values()))
-    return {symbol for part in parts for symbol in _symbols(part)}
+    found: set[str] = set()
+    left = [expression]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            found.add(part)
+        else:
+            operands = next(iter(part.values()))
+            left += operands if isinstance(operands, list) else [operands]
+    return found
 
 
 def _text(expression: Any, *, nested: bool = False) -> str:
     if isinstance(expression, str):
         return expression
-    if "not" in expression:
-        return f"not {_text(expression['not'], nested=True)}"
-    word = "all" if "all" in expression else "any"
-    joined = (" and " if word == "all" else " or ").join(
-        _text(part, nested=True) for part in expression[word]
-    )
+    operator, operands = next(iter(expression.items()))
+    if operator == "not":
+        return f"not {_text(operands, nested=True)}"
+    parts = []
+    for operand in operands:
+        parts.append(_text(operand, nested=True))  # noqa: PERF401 - one frame
+    joined = (" and " if operator == "all" else " or ").join(parts)
     return f"({joined})" if nested else joined
 
 
@@ -250,6 +262,7 @@ class ObjectType(Type):
         local_members: the members of its own text.
         tag_name: the discriminator of a union.
         variants: a union's branches, one for each value of the tag once resolved.
+        simple: whether it is a union of the old kind, whose tag nobody wrote.
         members: base's members and its own, in order, set when the schema is resolved.
         tag: the member that chooses the branch, set when the schema is resolved.
     """
@@ -258,6 +271,7 @@ class ObjectType(Type):
     local_members: tuple[Member, ...] = ()
     tag_name: str | None = None
     variants: tuple[Variant, ...] = ()
+    simple: bool = False
     base: ObjectType | None = field(default=None, repr=False)
     members: tuple[Member, ...] = field(default=(), repr=False)
     tag: Member | None = field(default=None, repr=False)

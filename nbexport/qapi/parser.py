@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbexport.qapi.docs import Doc, parse_doc
-from nbexport.qapi.lexer import MAX_SOURCE, Lexer, Token
+from nbexport.qapi.lexer import COMMENT, END, LITERAL, MAX_SOURCE, STRING, Lexer
+from nbexport.qapi.markup import read_docs
+from nbexport.qapi.rules import OLD_EXCEPTIONS, STRICT, Rules
 from nbexport.qapi.source import Pragmas, QapiError, SourceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-# QEMU's own schema nests 5 deep (a definition, its data, a member, its features, one of them).
-MAX_NESTING = 64
+    from nbexport.qapi.docs import Doc
+
+# QEMU's own schema nests 8 deep (a condition in a member); its front end gives up near 490, by
+# Python's limit of 1000 frames.
+MAX_NESTING = 480
 # QEMU's schema includes 45 files; this many would be a generated attack on memory.
 MAX_FILES = 4096
 
@@ -42,19 +45,20 @@ def read_file(path: str) -> str:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no UTF-8.
     """
-    with Path(path).open("rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123 - pathlib takes longer to import than to read
         data = file.read(MAX_SOURCE * 4 + 1)
     return data.decode("utf-8")
 
 
 def parse_files(
-    path: str, read: Callable[[str], str] = read_file
+    path: str, read: Callable[[str], str] = read_file, rules: Rules = STRICT
 ) -> tuple[list[Expression], list[Doc]]:
     """Parse a schema file and all that it includes.
 
     Args:
         path: the root file.
         read: gives the text of a file; the way to parse a git revision or a test's dictionary.
+        rules: which release's language it is.
 
     Returns:
         The expressions, an ``include`` followed by what it brought in, and all comments.
@@ -63,7 +67,11 @@ def parse_files(
         QapiError: a file cannot be read, or its text breaks the language.
     """
     parser = _Files(read)
-    info = SourceInfo(path, 1, None, Pragmas())
+    pragmas = Pragmas(rules)
+    if not rules.since(2, 9):
+        for name, exceptions in OLD_EXCEPTIONS.items():
+            setattr(pragmas, name, list(exceptions))
+    info = SourceInfo(path, 1, None, pragmas)
     try:
         text = read(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -90,25 +98,28 @@ class _Files:
     def parse(self, text: str, info: SourceInfo) -> None:
         """Add one file's expressions; included files are added at their directive."""
         self._seen.add(os.path.normpath(info.path))
+        lexer = Lexer(text, info)
+        parser = _Parser(lexer)
+        lexer.advance()
         pending: Doc | None = None
-        for item in _Parser(Lexer(text, info).tokens()).items():
-            if isinstance(item, Token):
+        while lexer.kind != END:
+            if lexer.kind == COMMENT:
                 _reject_orphan(pending)
-                for doc in parse_doc(item):
-                    _reject_orphan(pending)
-                    self.docs.append(doc)
-                    pending = doc
+                docs = read_docs(lexer, info.pragmas.rules)
+                self.docs += docs
+                pending = docs[-1]
                 continue
+            item = parser.expression()
             content = item.content
             if "include" in content:
                 _reject_orphan(pending)
                 self._include(item)
-            elif "pragma" in content:
+            elif "pragma" in content and info.pragmas.rules.since(2, 9):
                 _reject_orphan(pending)
                 _apply_pragmas(item)
             else:
                 if pending is not None:
-                    if pending.symbol is None:
+                    if not pending.symbol:
                         raise QapiError(pending.info, "definition documentation required")
                     item.doc = pending
                 self.expressions.append(item)
@@ -146,7 +157,7 @@ class _Files:
 
 
 def _reject_orphan(doc: Doc | None) -> None:
-    if doc is not None and doc.symbol is not None:
+    if doc is not None and doc.symbol:
         raise QapiError(
             doc.info, f"documentation for '{doc.symbol}' is not followed by the definition"
         )
@@ -159,108 +170,104 @@ def _apply_pragmas(directive: Expression) -> None:
         raise QapiError(info, "invalid 'pragma' directive")
     if not isinstance(pragma, dict):
         raise QapiError(info, "value of 'pragma' must be an object")
+    lists = info.pragmas.rules.pragmas
     for name, value in pragma.items():
         if name == "doc-required":
             if not isinstance(value, bool):
                 raise QapiError(info, "pragma 'doc-required' must be boolean")
             info.pragmas.doc_required = value
-        elif name in (
-            "command-name-exceptions",
-            "command-returns-exceptions",
-            "documentation-exceptions",
-            "member-name-exceptions",
-        ):
+        elif name in lists:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise QapiError(info, f"pragma {name} must be a list of strings")
-            setattr(info.pragmas, name.replace("-", "_"), value)
+            setattr(info.pragmas, lists[name], value)
         else:
             raise QapiError(info, f"unknown pragma '{name}'")
 
 
 class _Parser:
-    """Tokens of one file to comments and objects."""
+    """Expressions out of the tokens of one file."""
 
-    def __init__(self, tokens: Iterator[Token]) -> None:
-        self._tokens = tokens
-        self._token = next(tokens)
+    def __init__(self, lexer: Lexer) -> None:
+        self._lexer = lexer
 
-    def _advance(self) -> Token:
-        """Return the current token and go to the next."""
-        token = self._token
-        if token.kind:
-            self._token = next(self._tokens)
-        return token
+    def expression(self) -> Expression:
+        """Return the object that begins at the current token, and go behind it.
 
-    def _fail(self, message: str) -> QapiError:
-        return QapiError(self._token.info, message, column=self._token.column)
+        Raises:
+            QapiError: it is no object, or breaks the grammar.
+        """
+        info = self._lexer.info()
+        if self._lexer.kind != "{" and not info.pragmas.rules.since(6, 1):
+            raise self._lexer.fail("expected '{'")
+        content = self._value()
+        if not isinstance(content, dict):
+            raise QapiError(info, "top-level expression must be an object")
+        return Expression(content, info)
 
-    def items(self) -> Iterator[Token | Expression]:
-        """Give the comments and expressions of the file in order."""
-        while self._token.kind:
-            if self._token.kind == "#":
-                # the lexer reads on lazily, so a fault after the comment is reported after it
-                token = self._token
-                yield token
-                self._advance()
-                continue
-            info = self._token.info
-            content = self._value(0)
-            if not isinstance(content, dict):
-                raise QapiError(info, "top-level expression must be an object")
-            yield Expression(content, info)
-
-    def _value(self, depth: int) -> Any:
-        if depth > MAX_NESTING:
-            raise self._fail(f"nesting is deeper than {MAX_NESTING}")
-        kind = self._token.kind
-        if kind == "{":
-            self._advance()
-            return self._members(depth)
-        if kind == "[":
-            self._advance()
-            return self._values(depth)
-        if kind == "'":
-            return self._advance().text
-        if kind == "b":
-            return self._advance().value
-        raise self._fail("expected '{', '[', string, or boolean")
-
-    def _members(self, depth: int) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        if self._token.kind == "}":
-            self._advance()
-            return members
-        if self._token.kind != "'":
-            raise self._fail("expected string or '}'")
+    def _value(self) -> Any:
+        lexer = self._lexer
+        # what is open around the value that comes next: containers, with the key for an object
+        around: list[tuple[Any, str | None]] = []
         while True:
-            key = self._advance().text
-            if self._token.kind != ":":
-                raise self._fail("expected ':'")
-            self._advance()
-            if key in members:
-                raise self._fail(f"duplicate key '{key}'")
-            members[key] = self._value(depth + 1)
-            if self._token.kind == "}":
-                self._advance()
-                return members
-            if self._token.kind != ",":
-                raise self._fail("expected ',' or '}'")
-            self._advance()
-            if self._token.kind != "'":
-                raise self._fail("expected string")
+            kind = lexer.kind
+            value: Any
+            if kind == "{":
+                lexer.advance()
+                value = {}
+                if lexer.kind != "}":
+                    self._nest(around, value, self._key(value, "expected string or '}'"))
+                    continue
+                lexer.advance()
+            elif kind == "[":
+                lexer.advance()
+                value = []
+                if lexer.kind != "]":
+                    if lexer.kind not in ("{", "[", STRING, LITERAL):
+                        raise lexer.fail("expected '{', '[', ']', string, or boolean")
+                    self._nest(around, value, None)
+                    continue
+                lexer.advance()
+            elif kind in (STRING, LITERAL):
+                value = lexer.value
+                lexer.advance()
+            else:
+                raise lexer.fail("expected '{', '[', string, or boolean")
+            while around:
+                container, key = around[-1]
+                if key is None:
+                    container.append(value)
+                    close = "]"
+                else:
+                    container[key] = value
+                    close = "}"
+                if lexer.kind == ",":
+                    lexer.advance()
+                    if key is not None:
+                        around[-1] = container, self._key(container, "expected string")
+                    break
+                if lexer.kind != close:
+                    raise lexer.fail(f"expected ',' or '{close}'")
+                lexer.advance()
+                around.pop()
+                value = container
+            else:
+                return value
 
-    def _values(self, depth: int) -> list[Any]:
-        values: list[Any] = []
-        if self._token.kind == "]":
-            self._advance()
-            return values
-        if self._token.kind not in ("{", "[", "'", "b"):
-            raise self._fail("expected '{', '[', ']', string, or boolean")
-        while True:
-            values.append(self._value(depth + 1))
-            if self._token.kind == "]":
-                self._advance()
-                return values
-            if self._token.kind != ",":
-                raise self._fail("expected ',' or ']'")
-            self._advance()
+    def _nest(self, around: list[tuple[Any, str | None]], value: Any, key: str | None) -> None:
+        if len(around) >= MAX_NESTING:
+            raise self._lexer.fail(f"nesting is deeper than {MAX_NESTING}")
+        around.append((value, key))
+
+    def _key(self, container: dict[str, Any], expected: str) -> str:
+        """Return the current token as a new key, and go to its value."""
+        lexer = self._lexer
+        if lexer.kind != STRING:
+            raise lexer.fail(expected)
+        key = str(lexer.value)
+        lexer.advance()
+        if lexer.kind != ":":
+            raise lexer.fail("expected ':'")
+        lexer.advance()
+        if key in container:
+            raise lexer.fail(f"duplicate key '{key}'")
+        return key

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.qapi.model import (
+    SPECIAL_FEATURES,
     AlternateType,
     ArrayType,
     Command,
@@ -23,13 +24,15 @@ from nbexport.qapi.names import c_name
 from nbexport.qapi.source import QapiError, SourceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nbexport.qapi.docs import Doc
     from nbexport.qapi.schema import Schema
 
-# QEMU's deepest chain of bases and branches has 4 types; each costs two Python frames.
-MAX_CONTAINMENT = 100
+# QEMU's deepest chain of bases and branches has 4 types; its front end gives up at 1000 frames.
+MAX_CONTAINMENT = 1000
+# Distinct features of a schema: they are bits of a 64-bit number, of which two are given away.
+MAX_FEATURES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class _Named:
     def describe(self, info: SourceInfo) -> str:
         role = self.role
         if self.owner.startswith("q_obj_"):
-            role = "parameter" if self.owner.endswith("-arg") else f"base {role}"
+            if not self.owner.endswith("-wrapper"):
+                role = "parameter" if self.owner.endswith("-arg") else f"base {role}"
         elif self.owner != info.name:
             return f"{role} '{self.name}' of type '{self.owner}'"
         return f"{role} '{self.name}'"
@@ -54,8 +58,8 @@ class Resolver:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
+        self._rules = schema.rules
         self._done: set[str] = set()
-        self._open: list[str] = []
 
     def run(self) -> None:
         """Resolve everything.
@@ -63,10 +67,21 @@ class Resolver:
         Raises:
             QapiError: an unknown name, or a rule broken.
         """
-        for entity in list(self._schema.entities.values()):
+        entities = list(self._schema.entities.values())
+        # Since 9.0 what is documented in vain is told after everything else.
+        late = self._rules.since(9, 0)
+        for entity in entities:
             self._entity(entity)
             if entity.doc is not None:
-                self._documentation(entity, entity.doc)
+                self._documented(entity, entity.doc)
+                if not late:
+                    self._phantoms(entity, entity.doc)
+        if late:
+            for entity in entities:
+                if entity.doc is not None:
+                    self._phantoms(entity, entity.doc)
+        if self._rules.since(10, 0):
+            self._count_features(entities)
 
     def _lookup(self, name: str, info: SourceInfo | None, what: str) -> Type:
         found = self._schema.find_type(name)
@@ -89,7 +104,7 @@ class Resolver:
     def _entity(self, entity: Entity) -> None:
         info = entity.info
         if isinstance(entity, ObjectType):
-            self._object(entity)
+            self._objects(entity)
             return
         self._features(entity.features, entity.name, info)
         if isinstance(entity, Type):
@@ -106,7 +121,7 @@ class Resolver:
 
     def _no_special_features(self, entity: Type) -> None:
         for feature in entity.features:
-            if feature.special:
+            if feature.name in ("deprecated", "unstable" if self._rules.since(6, 2) else ""):
                 raise QapiError(entity.info, f"feature '{feature.name}' is not supported for types")
 
     def _enum(self, entity: EnumType) -> None:
@@ -117,25 +132,41 @@ class Resolver:
             self._clash(seen, _Named("value", member.name, entity.name), entity.info)
             self._features(member.features, member.name, entity.info)
 
-    def _object(self, entity: ObjectType) -> None:
+    def _objects(self, entity: ObjectType) -> None:
+        """Resolve an object, before it those that it contains: base and branches."""
+        # A stack of its own: Python's would bound how deep they may be.
         if entity.name in self._done:
             return
+        stack = [(entity, self._object(entity))]
+        is_open = {entity.name}
+        while stack:
+            current, steps = stack[-1]
+            needed = next(steps, None)
+            if needed is None:
+                self._done.add(current.name)
+                is_open.discard(current.name)
+                stack.pop()
+            elif needed.name in is_open:
+                raise QapiError(needed.info, f"object {needed.name} contains itself")
+            elif needed.name not in self._done:
+                if len(stack) >= MAX_CONTAINMENT:
+                    raise QapiError(needed.info, f"objects are deeper than {MAX_CONTAINMENT}")
+                is_open.add(needed.name)
+                stack.append((needed, self._object(needed)))
+
+    def _object(self, entity: ObjectType) -> Iterator[ObjectType]:
+        """Resolve one object; yield each other one that must be resolved before it goes on."""
         info = entity.info
-        if entity.name in self._open:
-            raise QapiError(info, f"object {entity.name} contains itself")
-        if len(self._open) >= MAX_CONTAINMENT:
-            raise QapiError(info, f"objects are nested deeper than {MAX_CONTAINMENT}")
-        self._open.append(entity.name)
         self._features(entity.features, entity.name, info)
         self._no_special_features(entity)
         seen: dict[str, _Named] = {}
         inherited: tuple[Member, ...] = ()
-        if entity.base_name is not None:
+        if entity.base_name:
             assert info is not None
             base = self._lookup(entity.base_name, info, "'base'")
             if not isinstance(base, ObjectType) or base.is_union:
                 raise QapiError(info, f"'base' requires a struct type, {base.describe()} isn't")
-            self._object(base)
+            yield base
             entity.base = base
             inherited = base.members
             self._clash_members(base, seen, info)
@@ -147,16 +178,22 @@ class Resolver:
             self._clash(seen, named, info)
         entity.members = inherited + entity.local_members
         if entity.is_union:
-            assert info is not None
-            self._union(entity, seen, info)
-        self._open.pop()
-        self._done.add(entity.name)
+            yield from self._union(entity, seen)
+        elif entity.name.endswith("-wrapper"):
+            # it is there when what it wraps is
+            entity.condition = entity.local_members[0].type.condition
 
     def _clash_members(self, entity: ObjectType, seen: dict[str, _Named], info: SourceInfo) -> None:
         for member in entity.members:
             self._clash(seen, _Named("member", member.name, member.defined_in), info)
+        if entity.is_union:
+            for variant in entity.variants:
+                assert isinstance(variant.type, ObjectType)
+                self._clash_members(variant.type, dict(seen), info)
 
-    def _union(self, entity: ObjectType, seen: dict[str, _Named], info: SourceInfo) -> None:
+    def _union(self, entity: ObjectType, seen: dict[str, _Named]) -> Iterator[ObjectType]:
+        info = entity.info
+        assert info is not None
         tag = next((m for m in entity.members if m.name == entity.tag_name), None)
         if tag is None:
             raise QapiError(info, f"discriminator '{entity.tag_name}' is not a member of 'base'")
@@ -187,11 +224,12 @@ class Resolver:
                 raise QapiError(
                     info, f"branch '{variant.name}' is not a value of {tag.type.describe()}"
                 )
-            if not isinstance(variant.type, ObjectType) or variant.type.is_union:
+            nested = isinstance(variant.type, ObjectType) and variant.type.is_union
+            if not isinstance(variant.type, ObjectType) or (nested and not self._rules.since(8, 1)):
                 raise QapiError(
                     info, f"{named.describe(info)} cannot use {variant.type.describe()}"
                 )
-            self._object(variant.type)
+            yield variant.type
         for variant in entity.variants:
             assert isinstance(variant.type, ObjectType)
             self._clash_members(variant.type, dict(seen), info)
@@ -231,6 +269,12 @@ class Resolver:
             if arg.is_union and not entity.boxed:
                 raise QapiError(info, f"{what} can take {arg.describe()} only with 'boxed': true")
             entity.arg_type = arg
+            if self._rules.since(8, 1):
+                self._objects(arg)
+                if not entity.boxed and any(member.condition for member in arg.members):
+                    raise QapiError(
+                        info, f"conditional {entity.meta} arguments require 'boxed': true"
+                    )
         if isinstance(entity, Command) and entity.ret_name is not None:
             ret = self._lookup(entity.ret_name, info, "command's 'returns'")
             entity.ret_type = ret
@@ -243,41 +287,69 @@ class Resolver:
 
     # -- documentation ----------------------------------------------------------------------
 
-    def _documentation(self, entity: Entity, doc: Doc) -> None:
-        """Check that what is documented exists, and that every feature is documented."""
-        members: set[str] = set()
+    def _parts(self, entity: Entity) -> tuple[list[tuple[str, str]], list[Feature]]:
+        """Return what belongs in a definition's comment: roles and names, and features."""
         features: list[Feature] = list(entity.features)
+        parts: list[tuple[str, str]] = []
+        objects: list[ObjectType] = []
         if isinstance(entity, EnumType):
-            members.update(member.name for member in entity.members)
+            parts = [("value", member.name) for member in entity.members]
             features += [feature for member in entity.members for feature in member.features]
         elif isinstance(entity, AlternateType):
-            members.update(variant.name for variant in entity.variants)
+            parts = [("branch", variant.name) for variant in entity.variants]
         elif isinstance(entity, ObjectType):
-            self._documented(entity, members, features)
-        elif isinstance(entity, Command | Event) and entity.arg_name is not None:
-            arg = self._schema.find_type(entity.arg_name)
+            if entity.base is not None and entity.base.implicit:
+                objects.append(entity.base)
+            objects.append(entity)
+        elif isinstance(entity, Command | Event):
+            arg = self._schema.find_type(entity.arg_name) if entity.arg_name else None
             if isinstance(arg, ObjectType) and arg.implicit:
-                self._documented(arg, members, features)
+                objects.append(arg)
+        for kind in objects:
+            parts += [("member", member.name) for member in kind.local_members]
+            features += [feature for member in kind.local_members for feature in member.features]
+        return parts, features
+
+    def _documented(self, entity: Entity, doc: Doc) -> None:
+        """Check that the comment tells what it must."""
+        info = entity.info
+        assert info is not None
+        parts, features = self._parts(entity)
+        excepted = entity.name in info.pragmas.documentation_exceptions
+        if self._rules.since(9, 0) and not excepted:
+            for role, name in parts:
+                if name not in doc.members:
+                    raise QapiError(info, f"{role} '{name}' lacks documentation")
         for feature in features:
             if feature.name not in doc.features:
-                raise QapiError(entity.info, f"feature '{feature.name}' lacks documentation")
+                raise QapiError(info, f"feature '{feature.name}' lacks documentation")
+
+    def _phantoms(self, entity: Entity, doc: Doc) -> None:
+        """Check that what the comment tells of exists."""
+        parts, features = self._parts(entity)
+        if isinstance(entity, Command | Event) and not parts and not self._rules.since(4, 2):
+            # the check belonged to the type of the arguments, if there was one
+            return
         for what, documented, existing in (
-            ("member", doc.members, members),
+            ("member", doc.members, {name for _, name in parts}),
             ("feature", doc.features, {feature.name for feature in features}),
         ):
             bogus = [name for name in documented if name not in existing]
             if bogus:
                 plural, verb = ("s", "do") if len(bogus) > 1 else ("", "does")
                 listed = "', '".join(bogus)
-                raise QapiError(doc.info, f"documented {what}{plural} '{listed}' {verb} not exist")
+                info = documented[bogus[0]].info if self._rules.since(9, 0) else doc.info
+                raise QapiError(info, f"documented {what}{plural} '{listed}' {verb} not exist")
 
-    def _documented(self, entity: ObjectType, members: set[str], features: list[Feature]) -> None:
-        """Add the members and features that belong in the comment of an object."""
-        own = list(entity.local_members)
-        if entity.base is not None and entity.base.implicit:
-            own += entity.base.local_members
-        members.update(member.name for member in own)
-        features += [feature for member in own for feature in member.features]
+    def _count_features(self, entities: list[Entity]) -> None:
+        names = dict.fromkeys(SPECIAL_FEATURES)
+        for entity in entities:
+            for feature in self._parts(entity)[1]:
+                names.setdefault(feature.name)
+                if len(names) > MAX_FEATURES:
+                    raise QapiError(
+                        entity.info, f"a schema may have {MAX_FEATURES} different features"
+                    )
 
 
 def _conflicts(kind: Type) -> set[str]:

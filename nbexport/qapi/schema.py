@@ -25,10 +25,11 @@ from nbexport.qapi.model import (
 )
 from nbexport.qapi.parser import Expression, parse_files, read_file
 from nbexport.qapi.resolve import Resolver
+from nbexport.qapi.rules import OLDEST, STRICT, Rules
 from nbexport.qapi.source import QapiError, SourceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
     from nbexport.qapi.docs import Doc
@@ -64,6 +65,7 @@ class Schema:
         docs: all documentation comments.
         symbols: configuration symbols that the build defines; None defines every symbol that
             occurs in a condition.
+        rules: the release's rules that the expressions were parsed by.
 
     Attributes:
         entities: everything by name, in the order of definition.
@@ -81,8 +83,10 @@ class Schema:
         root: str = "",
         docs: list[Doc] | None = None,
         symbols: AbstractSet[str] | None = None,
+        rules: Rules = STRICT,
     ) -> None:
         self.root = root
+        self.rules = rules
         self.docs = docs or []
         self.entities: dict[str, Entity] = {}
         self.modules: dict[str, list[Entity]] = {root: []}
@@ -226,13 +230,15 @@ class Schema:
                 base_name=content.get("base"),
                 local_members=self._members(data, name, info),
             )
+        elif meta == "union" and "discriminator" not in content:
+            entity = self._simple_union(name, content, info, condition)
         elif meta == "union":
             base = content["base"]
             if isinstance(base, dict):
                 base = self._implicit(name, "base", base, info, condition)
             variants = self._variants(content["data"], name, info)
             entity = ObjectType(
-                name, base_name=base, tag_name=content["discriminator"], variants=variants
+                name, base_name=base or None, tag_name=content["discriminator"], variants=variants
             )
         elif meta == "alternate":
             entity = AlternateType(name, variants=self._variants(content["data"], name, info))
@@ -243,6 +249,31 @@ class Schema:
         entity.condition = condition
         entity.features = _features(content)
         self._define(entity)
+
+    def _simple_union(
+        self, name: str, content: dict[str, Any], info: SourceInfo, condition: Condition
+    ) -> ObjectType:
+        """Make a union of the kind that 6.2 dropped.
+
+        Its tag ``type`` has an enumeration of its own, and a branch's value is in a member
+        ``data`` of its own.
+        """
+        kind = f"{name}Kind"
+        data = content["data"]
+        variants = []
+        for key, branch in data.items():
+            type_name = self._type_name(branch["type"], info)
+            wrapper = f"q_obj_{type_name}-wrapper"
+            if wrapper not in self.entities:
+                member = Member("data", type_name, optional=False, defined_in=wrapper)
+                self._define(ObjectType(wrapper, info, local_members=(member,)))
+            variants.append(Variant(key, wrapper, Condition(branch.get("if")), name))
+        values = tuple(EnumMember(key, Condition(data[key].get("if"))) for key in data)
+        self._define(EnumType(kind, info, condition=condition, members=values))
+        tag = Member("type", kind, optional=False, defined_in=name)
+        return ObjectType(
+            name, local_members=(tag,), tag_name="type", variants=tuple(variants), simple=True
+        )
 
     def _call(self, meta: str, name: str, item: Expression, condition: Condition) -> Entity:
         content, info = item.content, item.info
@@ -293,19 +324,62 @@ def load_schema(
     *,
     read: Callable[[str], str] = read_file,
     symbols: AbstractSet[str] | None = None,
+    as_of: tuple[int, ...] | None = None,
 ) -> Schema:
     """Read, parse and check a schema.
+
+    A schema of QEMU is right by the rules of its own release only: older ones have unions
+    without a discriminator and conditions written in C, newer ones more that must be documented.
 
     Args:
         path: the root file.
         read: gives the text of a file by path; for sources that are no files.
         symbols: configuration symbols of the build; None defines all that occur.
+        as_of: the release, as numbers, whose rules apply; None for the newest rules.
 
     Raises:
         QapiError: a file cannot be read, or the schema breaks a rule of the language.
+        UsageError: the release is older than 2.5.
     """
-    expressions, docs = parse_files(path, read)
-    return Schema(expressions, root=path, docs=docs, symbols=symbols)
+    rules = rules_of(as_of)
+    expressions, docs = parse_files(path, read, rules)
+    return Schema(expressions, root=path, docs=docs, symbols=symbols, rules=rules)
+
+
+def rules_of(release: tuple[int, ...] | None) -> Rules:
+    """Return the rules of a release given as numbers, the newest ones for None.
+
+    Raises:
+        UsageError: it is older than 2.5.
+    """
+    if release is None:
+        return STRICT
+    if release < OLDEST:
+        raise UsageError(f"the language of releases before {OLDEST[0]}.{OLDEST[1]} is not known")
+    return Rules(release)
+
+
+def check_schema(paths: Sequence[str], *, as_of: tuple[int, ...] | None = None) -> list[QapiError]:
+    """Check schema files, each with what it includes.
+
+    Args:
+        paths: the root files.
+        as_of: the release, as numbers, whose rules apply; None for the newest rules.
+
+    Returns:
+        The first error of each file that has one, in the order of the files: what comes after a
+        first error may only follow from it.
+
+    Raises:
+        UsageError: the release is older than 2.5.
+    """
+    errors = []
+    for path in paths:
+        try:
+            load_schema(path, as_of=as_of)
+        except QapiError as error:
+            errors.append(error)
+    return errors
 
 
 _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nbexport.errors import SourceError
+from nbexport.qapi.rules import STRICT, Rules
 
 
 @dataclass(slots=True)
@@ -15,6 +16,7 @@ class Pragmas:
     documentation), with ``_`` for ``-``.
     """
 
+    rules: Rules = STRICT
     doc_required: bool = False
     command_name_exceptions: list[str] = field(default_factory=list)
     command_returns_exceptions: list[str] = field(default_factory=list)
@@ -22,9 +24,9 @@ class Pragmas:
     member_name_exceptions: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class SourceInfo:
-    """A line of a schema file.
+    """A line of a schema file; nobody changes one.
 
     Args:
         path: the file as it was asked for (the root) or joined to its includer (the others).

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from nbexport.errors import PeerError, SourceError, UsageError
 from nbexport.qapi import interface_of, load_release, load_schema, parse_release
 from nbexport.qapi.from_introspection import from_introspection
+from nbexport.qapi.parser import read_file
+from nbexport.qapi.rules import OLDEST
 from nbexport.qmp import QmpClient, QmpCommandError
 from nbexport.sources.git import Revision, split_address
 from nbexport.sources.replies import MAX_SIZE, find_introspection, looks_like_json, release_of
@@ -25,6 +27,10 @@ _FOLDER_ROOTS = ("schema.json", "qapi-schema.json", "qapi/qapi-schema.json")
 # A monitor that is busy with a disk may take seconds; one that hangs shall not be waited for.
 MONITOR_TIME_LIMIT = 30.0
 _PORT_MAX = 65535
+# The file of QEMU's tree that names the release; from this third number on it is the next one.
+VERSION = "VERSION"
+_VERSION_MAX = 32
+_CANDIDATES = 50
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _HOST_PORT = re.compile(r"(.*):(\d{1,5})")
 
@@ -53,7 +59,12 @@ class LoadedSchema:
         return self.kind in (MONITOR, INTROSPECTION)
 
 
-def load(source: str, *, defines: Collection[str] | None = None) -> LoadedSchema:
+def load(
+    source: str,
+    *,
+    defines: Collection[str] | None = None,
+    as_of: tuple[int, ...] | None = None,
+) -> LoadedSchema:
     """Load a schema from anywhere.
 
     Args:
@@ -70,6 +81,9 @@ def load(source: str, *, defines: Collection[str] | None = None) -> LoadedSchema
             A file whose name looks like one of these is written with ``./`` before it.
         defines: configuration symbols of the build; None defines all that occur. What comes from
             introspection has its conditions resolved and takes none.
+        as_of: the release, as numbers, by whose rules schema text is read. None for the one that
+            QEMU's ``VERSION`` file names where the schema lies in QEMU's tree, else for the newest
+            rules. Only text has rules.
 
     Raises:
         QapiError: the schema text or the introspection is wrong.
@@ -79,36 +93,49 @@ def load(source: str, *, defines: Collection[str] | None = None) -> LoadedSchema
     """
     scheme, colon, rest = source.partition(":")
     if colon and scheme == "git":
-        return _git(source, rest, defines)
+        return _git(source, rest, defines, as_of)
     if colon and scheme == "qmp":
-        _no_text(source, defines)
+        _no_text(source, defines, as_of)
         return _monitor(source, rest)
     if colon and scheme == "release":
+        if as_of is not None:
+            raise UsageError(f"{source}: the package's data is written by the newest rules")
         return _release(source, rest, defines)
-    return _path(source, defines)
+    return _path(source, defines, as_of)
 
 
-def _no_text(source: str, defines: Collection[str] | None) -> None:
+def _no_text(source: str, defines: Collection[str] | None, as_of: tuple[int, ...] | None) -> None:
     """Refuse options of the language for a source that is no text."""
     if defines is not None:
         raise UsageError(f"{source}: an introspection has no conditions, symbols do not apply")
+    if as_of is not None:
+        raise UsageError(f"{source}: an introspection is no text, no release's rules apply")
 
 
-def load_text(
-    root: str,
-    *,
-    read: Callable[[str], str] | None = None,
-    defines: Collection[str] | None = None,
-) -> Schema:
-    """Load schema text.
+def release_of_tree(version: str) -> tuple[int, ...] | None:
+    """Return the release that a ``VERSION`` file of QEMU's tree speaks of, None for other text.
 
-    Raises:
-        QapiError: it breaks the rules of the language.
+    ``7.2.3`` is 7.2.3; ``7.1.92`` is a candidate for 7.2, and ``7.2.50`` on the way to 8.0.
     """
+    try:
+        release = parse_release(version.strip())
+    except UsageError:
+        return None
+    if release[2:] < (_CANDIDATES,):
+        return release if release >= OLDEST else None
+    major, minor = release[:2]
+    last = {2: 12, 3: 1}.get(major, 2)
+    return (major + 1, 0) if minor >= last else (major, minor + 1)
+
+
+def _load_text(
+    root: str,
+    read: Callable[[str], str],
+    defines: Collection[str] | None,
+    as_of: tuple[int, ...] | None,
+) -> Schema:
     symbols = None if defines is None else frozenset(defines)
-    if read is None:
-        return load_schema(root, symbols=symbols)
-    return load_schema(root, read=read, symbols=symbols)
+    return load_schema(root, read=read, symbols=symbols, as_of=as_of)
 
 
 def _release(source: str, text: str, defines: Collection[str] | None) -> LoadedSchema:
@@ -119,7 +146,9 @@ def _release(source: str, text: str, defines: Collection[str] | None) -> LoadedS
     return LoadedSchema(schema, name, RELEASE, release)
 
 
-def _path(source: str, defines: Collection[str] | None) -> LoadedSchema:
+def _path(
+    source: str, defines: Collection[str] | None, as_of: tuple[int, ...] | None
+) -> LoadedSchema:
     path = Path(source)
     if path.is_dir():
         found = [name for name in _FOLDER_ROOTS if (path / name).is_file()]
@@ -133,8 +162,10 @@ def _path(source: str, defines: Collection[str] | None) -> LoadedSchema:
     with path.open("rb") as file:
         data = file.read(MAX_SIZE + 1)
     if not looks_like_json(data[:4096].decode("utf-8", "replace")):
-        return LoadedSchema(load_text(str(path), defines=defines), source, FILE)
-    _no_text(source, defines)
+        release = as_of or _release_beside(path)
+        schema = _load_text(str(path), read_file, defines, release)
+        return LoadedSchema(schema, source, FILE, release)
+    _no_text(source, defines, as_of)
     if len(data) > MAX_SIZE:
         raise SourceError(f"{source}: larger than {MAX_SIZE} bytes")
     try:
@@ -146,7 +177,24 @@ def _path(source: str, defines: Collection[str] | None) -> LoadedSchema:
     return LoadedSchema(schema, source, INTROSPECTION, release)
 
 
-def _git(source: str, address: str, defines: Collection[str] | None) -> LoadedSchema:
+def _release_beside(path: Path) -> tuple[int, ...] | None:
+    """Return the release whose tree a schema file lies in, None if nothing tells."""
+    for folder in (path.parent, path.parent.parent):
+        try:
+            with (folder / VERSION).open("rb") as file:
+                text = file.read(_VERSION_MAX).decode("ascii", "replace")
+        except OSError:
+            continue
+        return release_of_tree(text)
+    return None
+
+
+def _git(
+    source: str,
+    address: str,
+    defines: Collection[str] | None,
+    as_of: tuple[int, ...] | None,
+) -> LoadedSchema:
     repository, rev, path = split_address(address)
     revision = Revision(repository, rev)
     if path is None:
@@ -164,8 +212,9 @@ def _git(source: str, address: str, defines: Collection[str] | None) -> LoadedSc
             raise OSError("it lies outside of the revision")
         return revision.read(name.removeprefix(prefix))
 
-    schema = load_text(root, read=read, defines=defines)
-    return LoadedSchema(schema, source, GIT)
+    if as_of is None and revision.has_file(VERSION):
+        as_of = release_of_tree(revision.read(VERSION)[:_VERSION_MAX])
+    return LoadedSchema(_load_text(root, read, defines, as_of), source, GIT, as_of)
 
 
 def _monitor(source: str, address: str) -> LoadedSchema:

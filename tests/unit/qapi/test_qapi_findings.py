@@ -11,6 +11,7 @@ from nbexport.qapi import load_release, load_schema, validate
 from nbexport.qapi.findings import MAX_FINDINGS, Finding, validate_command
 
 TEXT = """
+{ 'pragma': { 'documentation-exceptions': [ 'cut' ] } }
 { 'enum': 'Kind', 'data': [ 'one', { 'name': 'two', 'features': [ 'deprecated', 'unstable' ] } ] }
 
 ##
@@ -19,6 +20,10 @@ TEXT = """
 # A leaf.
 #
 # @old: what it was
+#
+# @new: what it is
+#
+# @trial: what it may be
 #
 # Features:
 # @deprecated: Member @old is deprecated.

@@ -14,7 +14,8 @@ from nbexport.qapi.from_introspection import MAX_BRANCHING, from_introspection, 
 
 
 def load(text, symbols=None):
-    return load_schema("s.json", read=lambda _path: text, symbols=symbols)
+    # by these rules a command's arguments can be conditional without a type of their own
+    return load_schema("s.json", read=lambda _path: text, symbols=symbols, as_of=(7, 2))
 
 
 def renumbered(entries):

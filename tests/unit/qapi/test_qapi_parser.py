@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nbexport.qapi.lexer import Lexer
 from nbexport.qapi.parser import MAX_NESTING, parse_files, read_file
+from nbexport.qapi.rules import Rules
 from nbexport.qapi.source import Pragmas, QapiError, SourceInfo
 
 
@@ -74,10 +75,11 @@ def test_places():
         ("##\n# @x:\n# = Title\n##", "unexpected '=' markup in definition documentation"),
         ("##\n# @x:\n# @a: b\n# @a: c\n##", "'a' parameter name duplicated"),
         ("##\n# @x:\n# @: b\n##", "invalid parameter name"),
-        ("##\n# @x:\n# Since: 1\n# @a: b\n##", "'@a:' can't follow 'Since' section"),
-        ("##\n# @x:\n# Since: 1\n# Features:\n##", "'Features:' can't follow 'Since' section"),
+        ("##\n# @x:\n# Since: 1\n# @a: b\n##", "description of '@a:' follows a section"),
+        ("##\n# @x:\n# Since: 1\n# Features:\n##", "feature descriptions expected"),
         ("##\n# @x:\n# Since: 1\n# Since: 2\n##", "duplicated 'Since' section"),
-        ("##\n# @x:\n# Note:\n##", "empty doc section 'Note'"),
+        ("##\n# @x:\n# Note:\n##", "'Note:' is no section any more"),
+        ("##\n# @x:\n# TODO:\n##", "text required after 'TODO:'"),
         ("{'include':'a','b':'c'}", "invalid 'include' directive"),
         ("{'include':[]}", "value of 'include' must be a string"),
         ("{'include':'no'}", "can't read include file 'no': No such file or directory"),
@@ -136,7 +138,7 @@ def test_documentation():
         "##\n# = Title\n#\n# Text.\n##\n"
         "##\n# @E:\n#\n# Over\n# view.\n#\n# @a: first (since 5.2)\n#\n# @b: second\n"
         "#     line (since 6.1; default: x)\n#\n# @c: third\n#\n# Trailing.\n#\n"
-        "# Since: 4.0\n#\n# Note: hm\n##\n{ 'enum': 'E', 'data': [ 'a', 'b', 'c' ] }\n"
+        "# Since: 4.0\n#\n# TODO: hm\n##\n{ 'enum': 'E', 'data': [ 'a', 'b', 'c' ] }\n"
     )
     free, doc = docs
     assert free.symbol is None
@@ -144,19 +146,30 @@ def test_documentation():
     assert (doc.symbol, doc.body.text, doc.since) == ("E", "Over\nview.", "4.0")
     assert {name: doc.member_since(name) for name in "abc"} == {"a": "5.2", "b": "6.1", "c": "4.0"}
     assert doc.members["b"].text == "second\nline (since 6.1; default: x)"
-    assert [section.tag for section in doc.sections] == [None, "Since", "Note"]
-    assert doc.section("Note").text == "hm"
+    assert [section.tag for section in doc.sections] == [None, "Since", "TODO"]
+    assert doc.section("TODO").text == "hm"
     assert doc.section("Returns") is None
 
 
-def test_a_heading_parts_a_free_comment():
-    _, docs = parse("##\n# one\n# = Two\n# text\n##\n")
+def test_a_heading_parted_a_free_comment():
+    text = "##\n# one\n# = Two\n# text\n##\n"
+    _, docs = parse_files("root.json", lambda _path: text, Rules((8, 2)))
     assert [doc.body.text for doc in docs] == ["one", "= Two\ntext"]
+    assert "'=' heading must come first" in fault(text)
 
 
 def test_the_last_token_is_the_end():
-    kinds = [token.kind for token in Lexer("{}", SourceInfo("f", 1, None, Pragmas())).tokens()]
-    assert kinds == ["{", "}", ""]
+    lexer = Lexer("{}", SourceInfo("f", 1, None, Pragmas()))
+    kinds = []
+    for _ in range(4):
+        lexer.advance()
+        kinds.append(lexer.kind)
+    assert kinds == ["{", "}", "", ""]
+
+
+def test_line_ends_of_all_kinds_count():
+    for end in ("\n", "\r\n", "\r"):
+        assert fault(end.join(("", "", "{ 'a' }"))).startswith("root.json:3:7: ")
 
 
 PIECES = ["{", "}", "[", "]", ":", ",", "'a'", "'", "true", "false", "\n", "##", "#", " ", "@x:"]

@@ -24,6 +24,8 @@ def fault(text):
 ENUM = "{'enum':'Ee','data':['a','b']}"
 STRUCT = "{'struct':'Ss','data':{'x':'int'}}"
 
+PLAIN = "##\n# @Ee:\n# @a: y\n# @b: z\n"
+
 FAULTS = [
     ("{'x':'y'}", "expression must have exactly one key 'enum', 'struct', 'union', 'alternate',"),
     ("{'enum':[]}", "'enum' requires a string name"),
@@ -76,7 +78,7 @@ FAULTS = [
     ("{'struct':'Ss','data':{},'if':{'all':[]}}", "'if' condition [] of struct is useless"),
     ("{'struct':'Ss','data':{},'if':{'any':'A'}}", "'any' condition of struct must be an array"),
     ("{'struct':'Ss','data':{},'if':{'x':'A'}}", "has unknown key 'x'"),
-    ("{'struct':'Ss','data':{},'if':" + "{'not':" * 40 + "'A'" + "}" * 41, "is deeper than 32"),
+    ("{'struct':'Ss','data':{},'if':" + "{'not':" * 500 + "'A'" + "}" * 501, "deeper than 480"),
     ("{'union':'Uu','base':{},'data':{}}", "union misses key 'discriminator'"),
     ("{'union':'Uu','base':{},'discriminator':[],'data':{}}", "'discriminator' requires a string"),
     ("{'union':'Uu','base':{},'discriminator':'t','data':[]}", "'data' must be an object"),
@@ -143,10 +145,10 @@ FAULTS = [
     ),
     ("{'pragma':{'doc-required':true}}" + ENUM, "documentation comment required"),
     ("##\n# @F:\n##\n" + ENUM, "documentation comment is for 'F'"),
-    ("##\n# @Ee:\n# Returns: x\n##\n" + ENUM, "'Returns:' is only valid for commands"),
-    ("##\n# @Ee:\n# @c: x\n##\n" + ENUM, "documented member 'c' does not exist"),
-    ("##\n# @Ee:\n# @c: x\n# @d: x\n##\n" + ENUM, "documented members 'c', 'd' do not exist"),
-    ("##\n# @Ee:\n# Features:\n# @f: x\n##\n" + ENUM, "documented feature 'f' does not exist"),
+    ("##\n# @Ee:\n# Returns: x\n##\n" + ENUM, "'Returns' section is only valid for commands"),
+    (PLAIN + "# @c: x\n##\n" + ENUM, "documented member 'c' does not exist"),
+    (PLAIN + "# @c: x\n# @d: x\n##\n" + ENUM, "documented members 'c', 'd' do not exist"),
+    (PLAIN + "#\n# Features:\n# @f: x\n##\n" + ENUM, "documented feature 'f' does not exist"),
     (
         "##\n# @Ss:\n##\n{'struct':'Ss','data':{},'features':['f']}",
         "feature 'f' lacks documentation",
@@ -166,8 +168,12 @@ def test_a_fault_names_the_definition():
 
 
 def test_a_chain_of_bases_is_bounded():
-    links = "".join(f"{{'struct':'S{n}x','data':{{}},'base':'S{n + 1}x'}}" for n in range(300))
-    assert "nested deeper than 100" in fault(links + "{'struct':'S300x','data':{}}")
+    def chain(length):
+        links = [f"{{'struct':'S{n}x','data':{{}},'base':'S{n + 1}x'}}" for n in range(length)]
+        return "".join(links) + f"{{'struct':'S{length}x','data':{{'a':'int'}}}}"
+
+    assert load(chain(999)).find_type("S0x").members[0].name == "a"
+    assert "objects are deeper than 1000" in fault(chain(1000))
 
 
 GOOD = """
@@ -183,7 +189,8 @@ GOOD = """
 {'command':'count','returns':'int','if':{'not':'CONFIG_SMALL'}}
 {'command':'old_name','data':'Thing','boxed':true,'returns':['Thing'],'features':['deprecated'],
  'allow-oob':true,'allow-preconfig':true}
-{'command':'run','data':{'what':'Either','*flag':{'type':'bool','if':{'any':['A','B']}}},
+{'struct':'Run','data':{'what':'Either','*flag':{'type':'bool','if':{'any':['A','B']}}}}
+{'command':'run','boxed':true,'data':'Run',
  'gen':false,'success-response':false}
 {'event':'DONE','data':{'id':'str'}}
 {'event':'IDLE'}
@@ -202,7 +209,7 @@ def test_resolution():
     assert command.has_feature("deprecated")
     assert (command.boxed, command.allow_oob, command.allow_preconfig) == (True, True, True)
     assert command.ret_type.element is thing
-    assert schema.command("run").arg_type.name == "q_obj_run-arg"
+    assert schema.event("DONE").arg_type.name == "q_obj_DONE-arg"
     assert schema.command("run").success_response is False
     assert schema.event("DONE").arg_type.members[0].type is schema.find_type("str")
     assert schema.event("IDLE").arg_type is None
