@@ -53,8 +53,10 @@ def arrange(schema: Schema, kind: Type | None, value: Any) -> Any:
 def _member_types(kind: ObjectType, value: dict[str, Any]) -> dict[str, Type]:
     """Return the types of the members that an object can have, in order."""
     members = list(kind.members)
-    if kind.tag is not None:
-        branch = kind.branch(value.get(kind.tag.name, ""))
+    branch: ObjectType | None = kind
+    while branch is not None and branch.tag is not None:
+        # a branch can be a union again
+        branch = branch.branch(value.get(branch.tag.name, ""))
         if branch is not None:
             members += branch.members
     return {member.name: member.type for member in members}

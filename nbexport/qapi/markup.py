@@ -277,6 +277,8 @@ class SectionReader:
     def __init__(self, lexer: Lexer, rules: Rules) -> None:
         self._lexer = lexer
         self._directives = rules.since(9, 1)
+        # a line that began with '=' was a heading, and had its place
+        self._headings = not rules.since(10, 1)
         self._tag = _SINGLE_COLON_TAG if self._directives else _TAG
         info = lexer.info()
         self._doc = Doc(info, None, Section(info))
@@ -322,7 +324,7 @@ class SectionReader:
             match = _NAME.match(line)
             if match:
                 raise self._lexer.fail(f"'@{match[1]}:' not allowed in free-form documentation")
-            if line.startswith("=") and not first:
+            if self._headings and line.startswith("=") and not first:
                 raise self._lexer.fail("'=' heading must come first in a comment block")
             self._doc.body.lines.append(line)
             line = self._next()
@@ -351,7 +353,7 @@ class SectionReader:
                 self._tagged(tag[1])
                 rest = self._described(rest[tag.end() :])
                 described = True
-            elif rest.startswith("="):
+            elif self._headings and rest.startswith("="):
                 raise self._lexer.fail("unexpected '=' markup in definition documentation")
             else:
                 rest = self._paragraph(rest)

@@ -123,6 +123,22 @@ def test_check_prints_errors_as_a_compiler(tmp_path, schema_file):
     assert json.loads(run("qapi", "check", "--json", schema_file).stdout) == []
 
 
+def test_the_rules_of_an_old_release(tmp_path):
+    old = tmp_path / "old.json"
+    old.write_text("{ 'struct': 'Ss', 'data': {} }\n{ 'union': 'Uu', 'data': { 'one': 'Ss' } }\n")
+    result = run("qapi", "check", old)
+    assert result.exit_code == 1
+    assert f"{old}:2: union misses keys 'base', 'discriminator'" in result.stderr
+    assert run("qapi", "check", "--as-of", "5.2", old).exit_code == 0
+    assert "type=one" in run("qapi", "show", "--as-of", "6.1", old, "Uu").output
+    listed = run("qapi", "introspect", "--as-of", "6.1", "--unmask", old)
+    assert (listed.exit_code, json.loads(listed.output)) == (0, [])
+    for words in (("check", "--as-of", "x", old), ("check", "--as-of", "1.3", old)):
+        result = run("qapi", *words)
+        assert result.exit_code == 1
+        assert "release" in str(result.exception)
+
+
 def test_check_of_a_missing_file(tmp_path):
     result = run("qapi", "check", tmp_path / "none.json")
     assert result.exit_code == 1

@@ -107,6 +107,8 @@ CHANGES = {
     ),
     "a note in the old way": (doc(" @x: y", "", " Note: z"), (9, 0), (9, 1), None, 5),
     "an example in the old way": (doc(" @x: y", "", " Example: z"), (9, 0), (9, 1), None, 5),
+    "a heading in the middle": ("##\n# x\n# = y\n##\n", (10, 0), (10, 1), 3, None),
+    "a heading in a definition": (doc(" @x: y", "", " = z"), (10, 0), (10, 1), 5, None),
     "too many features": (
         f"{{'event':'EV','features':{[f'f{number}' for number in range(63)]}}}",
         *((9, 2), (10, 0), None, 1),
