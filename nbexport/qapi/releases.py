@@ -25,7 +25,7 @@ def known_releases() -> list[str]:
 def interface_of(release: str) -> str:
     """Return the newest known interface that is not newer than a release.
 
-    ``7.2.22`` has that of ``7.2``; ``6.1`` has that of ``5.2``, the nearest one before it.
+    ``7.2.22`` has that of ``7.2``; ``8.2`` has that of ``8.1``, as it changed nothing.
 
     Raises:
         UsageError: the text is no release, or all known interfaces are newer.
@@ -54,6 +54,7 @@ def load_release(release: str, *, symbols: AbstractSet[str] | None = None) -> Sc
     return load_schema(schema.root, symbols=symbols)
 
 
-@lru_cache(maxsize=8)
+# One entry for each folder, so that a look through all releases reads each once: they are 31 now.
+@lru_cache(maxsize=64)
 def _load(name: str) -> Schema:
     return load_schema(str(data_path("interface", name, ROOT)))

@@ -60,6 +60,7 @@ class Resolver:
         self._schema = schema
         self._rules = schema.rules
         self._done: set[str] = set()
+        self._depth: dict[str, int] = {}
 
     def run(self) -> None:
         """Resolve everything.
@@ -134,7 +135,7 @@ class Resolver:
 
     def _objects(self, entity: ObjectType) -> None:
         """Resolve an object, before it those that it contains: base and branches."""
-        # A stack of its own: Python's would bound how deep they may be.
+        # A stack of its own: how deep they are must not depend on the order of the text.
         if entity.name in self._done:
             return
         stack = [(entity, self._object(entity))]
@@ -149,8 +150,6 @@ class Resolver:
             elif needed.name in is_open:
                 raise QapiError(needed.info, f"object {needed.name} contains itself")
             elif needed.name not in self._done:
-                if len(stack) >= MAX_CONTAINMENT:
-                    raise QapiError(needed.info, f"objects are deeper than {MAX_CONTAINMENT}")
                 is_open.add(needed.name)
                 stack.append((needed, self._object(needed)))
 
@@ -167,6 +166,7 @@ class Resolver:
             if not isinstance(base, ObjectType) or base.is_union:
                 raise QapiError(info, f"'base' requires a struct type, {base.describe()} isn't")
             yield base
+            self._deeper(entity, base)
             entity.base = base
             inherited = base.members
             self._clash_members(base, seen, info)
@@ -182,6 +182,13 @@ class Resolver:
         elif entity.name.endswith("-wrapper"):
             # it is there when what it wraps is
             entity.condition = entity.local_members[0].type.condition
+
+    def _deeper(self, entity: ObjectType, inner: ObjectType) -> None:
+        """Note that an object contains another one."""
+        depth = max(self._depth.get(entity.name, 0), self._depth.get(inner.name, 0) + 1)
+        if depth >= MAX_CONTAINMENT:
+            raise QapiError(entity.info, f"objects are deeper than {MAX_CONTAINMENT}")
+        self._depth[entity.name] = depth
 
     def _clash_members(self, entity: ObjectType, seen: dict[str, _Named], info: SourceInfo) -> None:
         for member in entity.members:
@@ -230,6 +237,7 @@ class Resolver:
                     info, f"{named.describe(info)} cannot use {variant.type.describe()}"
                 )
             yield variant.type
+            self._deeper(entity, variant.type)
         for variant in entity.variants:
             assert isinstance(variant.type, ObjectType)
             self._clash_members(variant.type, dict(seen), info)

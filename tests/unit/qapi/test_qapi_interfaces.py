@@ -46,8 +46,9 @@ def test_releases():
     assert {"5.2", "7.2"} <= set(known_releases())
     assert interface_of("5.2") == interface_of("5.2.0") == "5.2"
     assert interface_of("7.2") == interface_of("7.2.22") == "7.2"
-    with pytest.raises(UsageError, match=r"no interface of release 2\.11: known are 5\.2"):
-        load_release("2.11")
+    assert interface_of("8.2.2") == "8.1"  # 8.2 changed nothing
+    with pytest.raises(UsageError, match=r"no interface of release 2\.4: known are 2\.5, 2\.6"):
+        load_release("2.4")
     with pytest.raises(UsageError, match="'seven' is no release"):
         load_release("seven")
     assert load_release("7.2") is load_release("7.2.9")

@@ -174,6 +174,8 @@ def test_a_chain_of_bases_is_bounded():
 
     assert load(chain(999)).find_type("S0x").members[0].name == "a"
     assert "objects are deeper than 1000" in fault(chain(1000))
+    backwards = "\n".join(reversed(chain(1000).replace("}{", "}\n{").split("\n")))
+    assert "objects are deeper than 1000" in fault(backwards)
 
 
 GOOD = """
