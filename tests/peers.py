@@ -46,6 +46,21 @@ def peer(name: str) -> str:
     return path
 
 
+def qemu_source() -> Path:
+    """Return the folder with QEMU's schemas and front end; skip, or fail where it is required.
+
+    It is what `.ci/fetch_qemu_source.sh` brings, or what NBEXPORT_QEMU_SOURCE names.
+    """
+    default = Path(__file__).parent.parent / "build" / "qemu-source"
+    folder = Path(os.environ.get("NBEXPORT_QEMU_SOURCE") or default)
+    if not (folder / "scripts" / "qapi").is_dir():
+        reason = f"{folder} has no QEMU sources (.ci/fetch_qemu_source.sh brings them)"
+        if os.environ.get("NBEXPORT_REQUIRE_PEERS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder.resolve()
+
+
 def run(
     *argv: str | os.PathLike[str], check: bool = True, **kwargs: Any
 ) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.qapi.source import QapiError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 MAX_SOURCE = 16 * MiB
 
 COMMENT, STRING, LITERAL, END = "#", "'", "b", ""
+FENCE = "##"
 
 # What is passed over, then punctuation or a string without anything special, if one is there.
 _COMMON = r"(?:([{}\[\]:,])|'([ !-&(-\[\]-~]*+)')?"
@@ -23,9 +25,40 @@ _WITH_COMMENTS = re.compile(r"(\s*+)" + _COMMON)
 _TOKEN = re.compile(r"((?:\s++|#(?!#)[^\n]*+)*+)" + _COMMON)
 _UNDOCUMENTED = re.compile(r"((?:\s++|#[^\n]*+)*+)" + _COMMON)
 _PUNCTUATION, _SIMPLE = 2, 3
+# The rest of a documentation comment whose lines all begin with '#', as they nearly always do.
+_BLOCK = re.compile(r"(?:\n#(?!#)[^\n]*+)*+\n##(?=\n)")
 _STRAY = re.compile(r"[^\[\]{}:,\s'\"]+")
 _TAB = 8
 _LITERALS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
+
+
+@dataclass(slots=True)
+class Comment:
+    """A documentation comment, taken apart into lines.
+
+    Args:
+        info: its first line, the opening fence.
+        lines: what follows, without the closing fence; each line from its ``#`` on.
+        places: line number and column of each, where they are not simply those that follow.
+        error: what is wrong with its end; to be raised when the lines before are right.
+    """
+
+    info: SourceInfo
+    lines: list[str]
+    places: list[tuple[int, int]] | None = None
+    error: QapiError | None = None
+
+    def at(self, index: int) -> SourceInfo:
+        """Return the place of a line; that behind the last is the closing fence."""
+        return self.info.at(self._place(index)[0])
+
+    def fail(self, index: int, message: str) -> QapiError:
+        """Return an error at a line."""
+        line, column = self._place(index)
+        return QapiError(self.info.at(line), message, column=column)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        return (self.info.line + 1 + index, 1) if self.places is None else self.places[index]
 
 
 class Lexer:
@@ -66,12 +99,57 @@ class Lexer:
         """Return the place of the current token."""
         return self._info.at(self.line)
 
+    def comment(self) -> Comment:
+        """Return the documentation comment that begins at the current token.
+
+        Afterwards its last line is the current token.
+
+        Raises:
+            QapiError: its opening fence has more to it than ``##``.
+        """
+        if self.value != FENCE:
+            raise self.fail("junk after '##' at start of documentation comment")
+        info = self.info()
+        block = _BLOCK.match(self._text, self._position)
+        if block is None:
+            return self._scattered(info)
+        lines = self._text[self._position + 1 : block.end()].split("\n")
+        self.line += len(lines)
+        self._start = self._line_start = block.end() - len(FENCE)
+        self._position = block.end()
+        lines.pop()
+        return Comment(info, lines)
+
+    def _scattered(self, info: SourceInfo) -> Comment:
+        """Take a comment apart that is indented, has empty lines, or no end."""
+        comment = Comment(info, [], [])
+        assert comment.places is not None
+        while True:
+            try:
+                self.advance(comments=True)
+            except QapiError as error:
+                comment.error = error
+                return comment
+            comment.places.append((self.line, self._column()))
+            if self.kind != COMMENT:
+                comment.error = self.fail("documentation comment must end with '##'")
+                return comment
+            line = str(self.value)
+            if line.startswith(FENCE):
+                if line != FENCE:
+                    comment.error = self.fail("junk after '##' at end of documentation comment")
+                return comment
+            comment.lines.append(line)
+
     def fail(self, message: str) -> QapiError:
         """Return an error at the current token."""
+        return QapiError(self.info(), message, column=self._column())
+
+    def _column(self) -> int:
         column = 1
         for char in self._text[self._line_start : self._start]:
             column = (column + _TAB - 1) // _TAB * _TAB + 1 if char == "\t" else column + 1
-        return QapiError(self.info(), message, column=column)
+        return column
 
     def advance(self, *, comments: bool = False) -> None:
         """Go to the next token.
@@ -84,14 +162,6 @@ class Lexer:
         """
         text = self._text
         position = self._position
-        if comments and text.startswith("\n#", position):
-            # most lines of a schema: a further one of a comment
-            self.line += 1
-            self._start = self._line_start = position + 1
-            self._position = text.index("\n", position + 1)
-            self.kind = COMMENT
-            self.value = text[position + 1 : self._position]
-            return
         match = (_WITH_COMMENTS if comments else self._token).match(text, position)
         assert match is not None
         start = match.end(1)

@@ -11,15 +11,14 @@ import re
 from typing import TYPE_CHECKING
 
 from nbexport.qapi.docs import Doc, Section
-from nbexport.qapi.lexer import COMMENT
 from nbexport.qapi.rules import RELAXED, SECTIONED
 from nbexport.qapi.source import QapiError
 
 if TYPE_CHECKING:
-    from nbexport.qapi.lexer import Lexer
+    from nbexport.qapi.lexer import Comment, Lexer
     from nbexport.qapi.rules import Rules
+    from nbexport.qapi.source import SourceInfo
 
-FENCE = "##"
 _OLD_TAGS = ("Returns:", "Since:", "Note:", "Notes:", "Example:", "Examples:", "TODO:")
 _TAG_INITIALS = frozenset(tag[0] for tag in _OLD_TAGS)
 _NAME = re.compile(r"@([^:]*): *")
@@ -42,64 +41,63 @@ def read_docs(lexer: Lexer, rules: Rules) -> list[Doc]:
     Raises:
         QapiError: mark-up that has no meaning, at its line.
     """
-    if lexer.value != FENCE:
-        raise lexer.fail("junk after '##' at start of documentation comment")
+    comment = lexer.comment()
     if rules.markup == SECTIONED:
-        return [SectionReader(lexer, rules).read()]
-    return _read_lines(lexer, rules)
+        reader = SectionReader(comment, rules)
+        found = [reader.read()]
+        # Empty sections are found when the comment is over, and then a bad token has been met.
+        lexer.advance()
+        reader.finish()
+        return found
+    found = _read_lines(comment, rules)
+    lexer.advance()
+    return found
 
 
 def _indentation(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _comment_line(lexer: Lexer) -> str | None:
-    """Return the current line of a comment from its ``#`` on, None for the closing fence."""
-    if lexer.kind != COMMENT:
-        raise lexer.fail("documentation comment must end with '##'")
-    line = str(lexer.value)
-    if not line.startswith(FENCE):
-        return line
-    if line != FENCE:
-        raise lexer.fail("junk after '##' at end of documentation comment")
-    return None
-
-
 # -- until 8.2 --------------------------------------------------------------------------------
 
 
-def _read_lines(lexer: Lexer, rules: Rules) -> list[Doc]:
-    start = lexer.info()
-    reader = AlignedReader(lexer, rules, Doc(start, None, Section(start)))
+def _read_lines(comment: Comment, rules: Rules) -> list[Doc]:
+    start = comment.info
+    reader = AlignedReader(comment, rules, Doc(start, None, Section(start)))
     docs: list[Doc] = []
-    while True:
-        lexer.advance(comments=True)
-        line = _comment_line(lexer)
-        if line is None:
-            docs.append(reader.finish())
-            lexer.advance()
-            return docs
+    for index, line in enumerate(comment.lines):
+        reader.index = index
         if line.startswith("# ="):
             if reader.doc.symbol:
-                raise lexer.fail("unexpected '=' markup in definition documentation")
+                raise comment.fail(index, "unexpected '=' markup in definition documentation")
             if reader.doc.body.lines:
                 docs.append(reader.finish())
-                reader = AlignedReader(lexer, rules, Doc(start, None, Section(start)))
+                reader = AlignedReader(comment, rules, Doc(start, None, Section(start)))
+                reader.index = index
         reader.feed(line)
+    if comment.error is not None:
+        raise comment.error
+    reader.index = len(comment.lines)
+    docs.append(reader.finish())
+    return docs
 
 
 class AlignedReader:
     """The state while the lines of one comment are read.
 
     Args:
-        lexer: stands at the line that is fed; for the places of errors.
+        comment: for the places of errors.
         rules: whether and how indentation is checked.
         doc: the value to fill.
+
+    Attributes:
+        index: which line of the comment is fed; that behind the last is the closing fence.
     """
 
-    def __init__(self, lexer: Lexer, rules: Rules, doc: Doc) -> None:
+    def __init__(self, comment: Comment, rules: Rules, doc: Doc) -> None:
         self.doc = doc
-        self._lexer = lexer
+        self.index = 0
+        self._comment = comment
         self._relaxed = rules.markup == RELAXED
         self._checked = rules.since(5, 2)
         self._section = doc.body
@@ -116,11 +114,17 @@ class AlignedReader:
     def feed(self, line: str) -> None:
         """Take one line, beginning with its ``#``."""
         if line == "#":
-            self._append("")
+            self._section.lines.append("")
+        elif line.startswith("#  "):
+            # indented, as most lines are: no name, no tag
+            self._append(line[2:])
         elif line[1] != " ":
-            raise self._lexer.fail("missing space after #")
+            raise self._fail("missing space after #")
         else:
             self._line(line[2:])
+
+    def _fail(self, message: str) -> QapiError:
+        return self._comment.fail(self.index, message)
 
     # Which of these is `_line` tells the part of the comment.
 
@@ -128,10 +132,10 @@ class AlignedReader:
         doc = self.doc
         if not doc.symbol and not doc.body.lines and line.startswith("@"):
             if not line.endswith(":"):
-                raise self._lexer.fail("line should end with ':'")
+                raise self._fail("line should end with ':'")
             doc.symbol = line[1:-1]
             if not doc.symbol:
-                raise self._lexer.fail("name required after '@'")
+                raise self._fail("name required after '@'")
         elif not doc.symbol:
             self._append(line)
         elif self._is_name(line):
@@ -166,14 +170,14 @@ class AlignedReader:
     def _later_line(self, line: str) -> None:
         if self._is_name(line):
             shown, tag = line.split(" ", 1)[0], self.doc.sections[0].tag
-            raise self._lexer.fail(f"'{shown}' can't follow '{tag}' section")
+            raise self._fail(f"'{shown}' can't follow '{tag}' section")
         if self._is_tag(line):
             match = (_RELAXED_TAG if self._relaxed else _OLD_TAG).match(line)
             assert match is not None
             tag = line.split(":", 1)[0]
             if tag in _ONLY_ONCE and self.doc.section(tag):
-                raise self._lexer.fail(f"duplicated '{tag}' section")
-            section = Section(self._lexer.info(), tag)
+                raise self._fail(f"duplicated '{tag}' section")
+            section = Section(self._comment.at(self.index), tag)
             self._open(section, tag)
             self.doc.sections.append(section)
             self._first(line, match.end())
@@ -205,7 +209,7 @@ class AlignedReader:
         """Begin the part after members and features."""
         self._line = self._later_line
         if not self._is_tag(line):
-            section = Section(self._lexer.info())
+            section = Section(self._comment.at(self.index))
             self._open(section, "")
             self.doc.sections.append(section)
         self._later_line(line)
@@ -215,10 +219,10 @@ class AlignedReader:
         assert match is not None
         name = match[1] if self._relaxed else line.split(" ", 1)[0][1:-1]
         if not name:
-            raise self._lexer.fail("invalid parameter name")
+            raise self._fail("invalid parameter name")
         if name in known:
-            raise self._lexer.fail(f"'{name}' parameter name duplicated")
-        section = Section(self._lexer.info())
+            raise self._fail(f"'{name}' parameter name duplicated")
+        section = Section(self._comment.at(self.index))
         self._open(section, name)
         known[name] = section
         self._first(line, match.end())
@@ -245,20 +249,18 @@ class AlignedReader:
 
     def _close(self) -> None:
         if self._section is not self.doc.body and self._section.empty:
-            raise self._lexer.fail(f"empty doc section '{self._name}'")
+            raise self._fail(f"empty doc section '{self._name}'")
 
     def _append(self, line: str) -> None:
         match = _FREE_NAME.match(line) if line.startswith("@") else None
         if match:
-            raise self._lexer.fail(f"'{match.group()}' not allowed in free-form documentation")
+            raise self._fail(f"'{match.group()}' not allowed in free-form documentation")
         if line and self._indent != 0:
             indent = _indentation(line)
             if self._indent is None:
                 self._indent = indent
             elif self._checked and indent < self._indent:
-                raise self._lexer.fail(
-                    f"unexpected de-indent (expected at least {self._indent} spaces)"
-                )
+                raise self._fail(f"unexpected de-indent (expected at least {self._indent} spaces)")
             line = line[self._indent :]
         self._section.lines.append(line.rstrip())
 
@@ -270,17 +272,18 @@ class SectionReader:
     """Reads one comment, section by section.
 
     Args:
-        lexer: stands at the opening fence.
+        comment: the comment.
         rules: which tags are out of use.
     """
 
-    def __init__(self, lexer: Lexer, rules: Rules) -> None:
-        self._lexer = lexer
+    def __init__(self, comment: Comment, rules: Rules) -> None:
+        self._comment = comment
+        self._index = -1
         self._directives = rules.since(9, 1)
         # a line that began with '=' was a heading, and had its place
         self._headings = not rules.since(10, 1)
         self._tag = _SINGLE_COLON_TAG if self._directives else _TAG
-        info = lexer.info()
+        info = comment.info
         self._doc = Doc(info, None, Section(info))
         self._section = self._doc.body
         self._plain = True  # whether that section has neither tag nor name
@@ -297,20 +300,36 @@ class SectionReader:
             self._definition(line)
         else:
             self._free(line)
-        self._lexer.advance()
+        return self._doc
+
+    def finish(self) -> None:
+        """Check that no section is empty.
+
+        Raises:
+            QapiError: one is.
+        """
         for name, section in self._names:
             if section.empty:
                 raise QapiError(section.info, f"text required after '{name}:'")
-        return self._doc
+
+    def _fail(self, message: str) -> QapiError:
+        return self._comment.fail(self._index, message)
+
+    def _info(self) -> SourceInfo:
+        return self._comment.at(self._index)
 
     def _next(self) -> str | None:
         """Go to the next line; return it without ``# ``, None at the end of the comment."""
-        self._lexer.advance(comments=True)
-        line = _comment_line(self._lexer)
-        if line is None or line == "#":
-            return line and ""
+        self._index += 1
+        if self._index == len(self._comment.lines):
+            if self._comment.error is not None:
+                raise self._comment.error
+            return None
+        line = self._comment.lines[self._index]
+        if line == "#":
+            return ""
         if line[1] != " ":
-            raise self._lexer.fail("missing space after #")
+            raise self._fail("missing space after #")
         return line[2:].rstrip()
 
     def _after_blank(self, line: str | None) -> str | None:
@@ -323,18 +342,18 @@ class SectionReader:
         while line is not None:
             match = _NAME.match(line)
             if match:
-                raise self._lexer.fail(f"'@{match[1]}:' not allowed in free-form documentation")
+                raise self._fail(f"'@{match[1]}:' not allowed in free-form documentation")
             if self._headings and line.startswith("=") and not first:
-                raise self._lexer.fail("'=' heading must come first in a comment block")
+                raise self._fail("'=' heading must come first in a comment block")
             self._doc.body.lines.append(line)
             line = self._next()
             first = False
 
     def _definition(self, line: str) -> None:
         if not line.endswith(":"):
-            raise self._lexer.fail("line should end with ':'")
+            raise self._fail("line should end with ':'")
         if line == "@:":
-            raise self._lexer.fail("name required after '@'")
+            raise self._fail("name required after '@'")
         self._doc.symbol = line[1:-1]
         described = False  # whether members or sections have come
         rest = self._after_blank(self._next())
@@ -346,7 +365,7 @@ class SectionReader:
                 described = True
             elif name:
                 if described:
-                    raise self._lexer.fail(f"description of '@{name[1]}:' follows a section")
+                    raise self._fail(f"description of '@{name[1]}:' follows a section")
                 rest = self._descriptions(rest, self._doc.members)
                 described = True
             elif tag:
@@ -354,17 +373,17 @@ class SectionReader:
                 rest = self._described(rest[tag.end() :])
                 described = True
             elif self._headings and rest.startswith("="):
-                raise self._lexer.fail("unexpected '=' markup in definition documentation")
+                raise self._fail("unexpected '=' markup in definition documentation")
             else:
                 rest = self._paragraph(rest)
             rest = self._after_blank(rest)
 
     def _features(self) -> str | None:
         if self._doc.features:
-            raise self._lexer.fail("duplicated 'Features:' line")
+            raise self._fail("duplicated 'Features:' line")
         line = self._descriptions(self._after_blank(self._next()), self._doc.features)
         if not self._doc.features:
-            raise self._lexer.fail("feature descriptions expected")
+            raise self._fail("feature descriptions expected")
         return line
 
     def _descriptions(self, line: str | None, known: dict[str, Section]) -> str | None:
@@ -372,10 +391,10 @@ class SectionReader:
         while line is not None and (match := _NAME.match(line)):
             name = match[1]
             if not name:
-                raise QapiError(self._lexer.info(), "invalid parameter name")
+                raise QapiError(self._info(), "invalid parameter name")
             if name in known:
-                raise QapiError(self._lexer.info(), f"'{name}' parameter name duplicated")
-            self._section = known[name] = Section(self._lexer.info())
+                raise QapiError(self._info(), f"'{name}' parameter name duplicated")
+            self._section = known[name] = Section(self._info())
             self._plain = False
             what = "Feature" if known is self._doc.features else "Member"
             self._names.append((what, self._section))
@@ -384,12 +403,12 @@ class SectionReader:
 
     def _tagged(self, tag: str) -> None:
         if self._directives and tag.startswith("Note"):
-            raise self._lexer.fail(f"'{tag}:' is no section any more: write '.. note::'")
+            raise self._fail(f"'{tag}:' is no section any more: write '.. note::'")
         if self._directives and tag.startswith("Example"):
-            raise self._lexer.fail(f"'{tag}:' is no section any more: write '.. qmp-example::'")
+            raise self._fail(f"'{tag}:' is no section any more: write '.. qmp-example::'")
         if tag in _ONLY_ONCE and self._doc.section(tag):
-            raise QapiError(self._lexer.info(), f"duplicated '{tag}' section")
-        self._section = Section(self._lexer.info(), tag)
+            raise QapiError(self._info(), f"duplicated '{tag}' section")
+        self._section = Section(self._info(), tag)
         self._plain = False
         self._doc.sections.append(self._section)
         self._names.append((tag, self._section))
@@ -417,14 +436,14 @@ class SectionReader:
                 # line further left ends the section.
                 if not first:
                     return line
-                raise self._lexer.fail(f"unexpected de-indent (expected at least {indent} spaces)")
+                raise self._fail(f"unexpected de-indent (expected at least {indent} spaces)")
             lines.append(line)
             first = False
 
     def _paragraph(self, line: str | None) -> str | None:
         """Take plain text up to a blank line."""
         if not self._plain:
-            self._section = Section(self._lexer.info())
+            self._section = Section(self._info())
             self._doc.sections.append(self._section)
             self._plain = True
         elif self._section.lines:
