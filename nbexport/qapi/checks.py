@@ -92,7 +92,7 @@ def check_expression(expression: Expression) -> str:
     _check_keys(content, info, meta, required, optional)
     for key in optional:
         if key in content and content[key] is None:
-            # null, until 6.0 a literal of the language, is as good as nothing
+            # null, until 4.1 a literal of the language, is as good as nothing
             del content[key]
     _CHECKS[meta](content, info, name)
     _check_if(content, info, meta)

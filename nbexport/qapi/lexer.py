@@ -87,7 +87,7 @@ class Lexer:
         self._info = info
         rules = info.pragmas.rules
         self._token = _TOKEN if rules.markup else _UNDOCUMENTED
-        self._literals = _LITERALS if not rules.since(6, 1) else dict(list(_LITERALS.items())[:2])
+        self._literals = _LITERALS if not rules.since(4, 2) else dict(list(_LITERALS.items())[:2])
         self._line_start = 0
         self._start = 0
         self._position = 0

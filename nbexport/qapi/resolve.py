@@ -130,8 +130,8 @@ class Resolver:
             return
         seen: dict[str, _Named] = {}
         for member in entity.members:
+            # That a value has a feature twice is no error to QEMU either.
             self._clash(seen, _Named("value", member.name, entity.name), entity.info)
-            self._features(member.features, member.name, entity.info)
 
     def _objects(self, entity: ObjectType) -> None:
         """Resolve an object, before it those that it contains: base and branches."""
