@@ -29,12 +29,24 @@ def result(case):
 
 
 def listing(schema):
-    """Everything that a schema's text says, one thing a line, in the order of definition."""
+    """Everything that a schema's text says, one thing a line, file by file."""
     for path, entities in schema.modules.items():
         lines = [line for entity in entities for line in _entity(entity)]
         if lines or path != schema.root:
             yield f"module {Path(path).name}"
         yield from lines
+    yield from _free_text(schema)
+
+
+def definitions(schema):
+    """The same in the order of definition, whichever file it stands in."""
+    for entity in schema.entities.values():
+        if entity.info is not None:
+            yield from _entity(entity)
+    yield from _free_text(schema)
+
+
+def _free_text(schema):
     for doc in schema.docs:
         if doc.symbol is None:
             yield "text"

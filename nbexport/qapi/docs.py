@@ -20,7 +20,8 @@ class Section:
     Args:
         info: the line on which it begins.
         tag: ``Since``, ``Returns``, ``Note``, ...; None for plain text.
-        lines: its text, line by line, the markers removed.
+        lines: its text, line by line, the markers removed. Of a section with a tag or a name the
+            first is what stands on the line of that.
     """
 
     info: SourceInfo

@@ -232,8 +232,7 @@ class AlignedReader:
         rest = line[column:]
         if self._relaxed:
             self._indent = None
-            if rest:
-                self._section.lines.append(rest.rstrip())
+            self._section.lines.append(rest.rstrip())
         elif rest:
             self._indent = column if self._checked else 0
             self._append(" " * self._indent + rest)
@@ -416,8 +415,7 @@ class SectionReader:
     def _described(self, text: str) -> str | None:
         """Take the text of a section; return the line that does not belong to it any more."""
         lines = self._section.lines
-        if text:
-            lines.append(text)
+        lines.append(text)
         line = self._next()
         while line == "":
             lines.append(line)
