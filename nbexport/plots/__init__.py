@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.plot import Plot, show
-from nbexport.plots.tables import Table, bitmap_table, history_table, map_table, window
+from nbexport.plots.tables import (
+    Table,
+    availability_table,
+    bitmap_table,
+    history_table,
+    map_table,
+    window,
+)
 
 __all__ = [
     "Plot",
     "Table",
+    "availability_table",
     "bitmap_table",
     "draw_maps",
     "history_table",

@@ -103,22 +103,40 @@ def history_table(told: History) -> Table:
     Neighbouring releases in which nothing differs share a column. A cell is the member's type in
     the notation of the schema language, with a question mark where it can be left out.
     """
-    columns: list[tuple[list[str], tuple[str, ...]]] = []
-    for number, release in enumerate(told.releases):
-        state = told.states[number]
+    columns = []
+    for number, state in enumerate(told.states):
         if state is None:
-            cells = ("absent", *("" for _ in told.members))
+            columns.append(("absent", *("" for _ in told.members)))
+            continue
+        forms = (forms[number] for forms in told.members.values())
+        shown = ", ".join(state) or "present"
+        columns.append((shown, *(str(form) if form else "-" for form in forms)))
+    return _through_releases((told.name, *told.members), told.releases, columns)
+
+
+def availability_table(found: Mapping[str, Sequence[str]], releases: Sequence[str]) -> Table:
+    """Tabulate what releases have of commands and arguments; neighbours alike share a column.
+
+    Args:
+        found: for each the answers of `nbexport.timeline.availability`.
+        releases: the releases that were asked about.
+    """
+    cells = ([answer or "-" for answer in answers] for answers in found.values())
+    return _through_releases(tuple(found), releases, list(zip(*cells, strict=True)))
+
+
+def _through_releases(
+    names: Sequence[str], releases: Sequence[str], columns: Sequence[tuple[str, ...]]
+) -> Table:
+    """Return a table with a column for each run of neighbours that are alike."""
+    runs: list[tuple[list[str], tuple[str, ...]]] = []
+    for release, cells in zip(releases, columns, strict=True):
+        if runs and runs[-1][1] == cells:
+            runs[-1][0].append(release)
         else:
-            shown = ", ".join(state) or "present"
-            forms = (forms[number] for forms in told.members.values())
-            cells = (shown, *(str(form) if form else "-" for form in forms))
-        if columns and columns[-1][1] == cells:
-            columns[-1][0].append(release)
-        else:
-            columns.append(([release], cells))
-    header = [r[0] if len(r) == 1 else f"{r[0]} to {r[-1]}" for r, _ in columns]
-    names = (told.name, *told.members)
-    rows = [(name, *(cells[row] for _, cells in columns)) for row, name in enumerate(names)]
+            runs.append(([release], cells))
+    header = [r[0] if len(r) == 1 else f"{r[0]} to {r[-1]}" for r, _ in runs]
+    rows = [(name, *(cells[row] for _, cells in runs)) for row, name in enumerate(names)]
     return Table(("", *header), rows)
 
 

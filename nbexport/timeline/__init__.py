@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from nbexport.timeline.history import EffectiveMember, History, effective_members, history
+from nbexport.timeline.history import (
+    EffectiveMember,
+    History,
+    availability,
+    effective_members,
+    history,
+)
 
-__all__ = ["EffectiveMember", "History", "effective_members", "history"]
+__all__ = ["EffectiveMember", "History", "availability", "effective_members", "history"]

@@ -148,3 +148,37 @@ def history(name: str, releases: Sequence[str]) -> History:
         tuple(states),
         {title: tuple(form.get(title) for form in forms) for title in order},
     )
+
+
+ABSENT, PRESENT = "", "yes"
+
+
+def availability(name: str, releases: Sequence[str]) -> tuple[str, ...]:
+    """Return what each release has of a command or of one of its arguments.
+
+    Args:
+        name: a command, or ``COMMAND MEMBER``; a member of a branch counts, whatever the branch.
+        releases: the releases to look at.
+
+    Returns:
+        For each release ``yes``; its features, such as ``deprecated``, where it has some; an
+        empty text where it does not exist.
+    """
+    found = []
+    command, _, member = name.partition(" ")
+    for release in releases:
+        schema = qapi.load_release(release)
+        entity = schema.command(command)
+        if entity is None:
+            found.append(ABSENT)
+            continue
+        features = [f.name for f in entity.features if schema.enabled(f)]
+        if member:
+            members = effective_members(schema, command) or []
+            named = [part for part in members if part.name == member]
+            if not named:
+                found.append(ABSENT)
+                continue
+            features += named[0].features
+        found.append(", ".join(dict.fromkeys(features)) or PRESENT)
+    return tuple(found)

@@ -2,7 +2,7 @@ import pytest
 
 from nbexport.bits import Extents
 from nbexport.errors import UsageError
-from nbexport.plots import Table, bitmap_table, history_table, map_table, window
+from nbexport.plots import Table, availability_table, bitmap_table, history_table, map_table, window
 from nbexport.timeline.history import EffectiveMember, History
 
 BITMAP = "qemu:dirty-bitmap:b0"
@@ -73,4 +73,14 @@ def test_releases_without_a_difference_share_a_column():
         ("call", "absent", "present", "deprecated"),
         ("name", "", "str?", "str?, deprecated"),
         ("new", "", "-", "str?"),
+    ]
+
+
+def test_availability_joins_neighbours_that_are_alike():
+    found = {"old": ("yes", "yes", "deprecated"), "new": ("", "", "yes")}
+    table = availability_table(found, ["5.0", "5.1", "5.2"])
+    assert list(table.header) == ["", "5.0 to 5.1", "5.2"]
+    assert [tuple(row) for row in table.rows] == [
+        ("old", "yes", "deprecated"),
+        ("new", "-", "yes"),
     ]

@@ -74,7 +74,7 @@ LARGE = {
         "'base':'S%dx'}\\n\" % (n + 1, n, n) for n in range(10_000))"
     ),
     "many definitions": (
-        "''.join('##\\n# @S%dx:\\n# %s\\n# @a: b\\n##\\n' % (n, 'words ' * 80)"
+        "''.join('##\\n# @S%dx:\\n# %s\\n#\\n# @a: b\\n##\\n' % (n, 'words ' * 80)"
         " + \"{'struct':'S%dx','data':{'a':'int'}}\\n\" % n for n in range(18_000))"
     ),
     "a long enumeration": (

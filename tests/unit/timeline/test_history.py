@@ -2,7 +2,7 @@ import pytest
 
 from nbexport import qapi
 from nbexport.errors import UsageError
-from nbexport.timeline.history import effective_members, history
+from nbexport.timeline.history import availability, effective_members, history
 
 
 def test_members_are_flattened_in_the_order_of_the_schema():
@@ -41,3 +41,13 @@ def test_what_does_not_exist_or_has_no_members_is_refused():
     with pytest.raises(UsageError, match="has no members"):
         effective_members(qapi.load_release("7.2"), "BlockExportType")
     assert effective_members(qapi.load_release("7.2"), "none") is None
+
+
+def test_what_releases_have_of_a_command_or_an_argument():
+    releases = ["2.9", "3.1", "4.0", "5.2", "11.0"]
+    assert availability("x-nbd-server-add-bitmap", releases) == ("", "yes", "", "", "")
+    assert availability("nbd-server-add bitmap", releases) == (
+        *("", "", "yes", "deprecated", "deprecated"),
+    )
+    assert availability("block-export-add bitmaps", releases) == ("", "", "", "yes", "yes")
+    assert availability("block-export-add none", ["5.2"]) == ("",)
