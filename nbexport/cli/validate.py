@@ -16,6 +16,7 @@ from nbexport.qapi.findings import ERROR, WARNING, Finding, validate_command
 from nbexport.qapi.validate import NEWEST
 from nbexport.qmp.jsonstream import JsonStream, Message
 from nbexport.sources import LoadedSchema, load
+from nbexport.timeline.releases import deprecated_in
 from nbexport.units import KiB
 
 if TYPE_CHECKING:
@@ -270,8 +271,35 @@ def _judge(
         name = given if isinstance(given, str) else ""
         if given is None and any(member in value for member in _FROM_MONITOR):
             return None
+    findings = validate_command(loaded.schema, value, release=loaded.release or NEWEST)
+    findings += _listed(loaded, name, value, findings)
     findings = [
         replace(finding, level=ERROR) if raised and finding.kind.startswith(raised) else finding
-        for finding in validate_command(loaded.schema, value, release=loaded.release or NEWEST)
+        for finding in findings
     ]
     return Verdict(file, placed.line, name, tuple(findings))
+
+
+def _listed(
+    loaded: LoadedSchema, name: str, value: Any, findings: list[Finding]
+) -> Iterator[Finding]:
+    """Give what is deprecated in the release although its schema does not say so."""
+    if loaded.release is None or loaded.schema.command(name) is None:
+        return
+    told = {(finding.kind, finding.path) for finding in findings}
+    known = deprecated_in(loaded.release)
+    arguments = value.get("arguments")
+    places = [("command", "execute" if "execute" in value else "exec-oob", name, name)]
+    if isinstance(arguments, dict):
+        places += [
+            ("member", f"arguments.{member}", f"{name} {member}", member) for member in arguments
+        ]
+    for what, path, item, shown in places:
+        entry = known.get(item)
+        kind = f"deprecated-{what}"
+        if entry is None or (kind, path) in told or ("unknown-member", path) in told:
+            continue
+        word = "argument" if what == "member" else what
+        message = f"{word} '{shown}' is deprecated since {entry.deprecated}"
+        instead = f"use {entry.replacement}" if entry.replacement else None
+        yield Finding(WARNING, kind, path, message, instead, item.replace(" ", "."))

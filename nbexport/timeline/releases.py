@@ -413,6 +413,26 @@ def deprecations() -> tuple[Deprecation, ...]:
     return _data().deprecations
 
 
+def deprecated_in(version: tuple[int, ...]) -> Mapping[str, Deprecation]:
+    """Return what a release has although it is deprecated there, by item.
+
+    Introspection tells of commands and arguments only since 5.0, and of some never; this tells
+    what the list of deprecations said.
+
+    Args:
+        version: the release, as two or three numbers.
+    """
+    branch = version[:2]
+
+    def holds(entry: Deprecation) -> bool:
+        if entry.deprecated is None or parse_release(entry.deprecated) > branch:
+            return False
+        gone = entry.removed or entry.delisted
+        return gone is None or branch < parse_release(gone)
+
+    return {entry.item: entry for entry in deprecations() if holds(entry)}
+
+
 def earliest_removal(deprecated: str) -> Release | None:
     """Return the first release that may be without what the release ``deprecated`` deprecated.
 

@@ -306,6 +306,28 @@ def test_the_same_command_in_another_release(tmp_path):
     assert f"{path}:1: block-export-add: error: arguments.bitmaps[0]: " in result.stdout
 
 
+def test_what_only_the_list_of_deprecations_tells(tmp_path):
+    commands = tmp_path / "commands.json"
+    commands.write_text(
+        '{"execute": "block-dirty-bitmap-add", "arguments": {"node": "n", "name": "b", '
+        '"autoload": true}}'
+    )
+    deprecated = "arguments.autoload: argument 'autoload' is deprecated since 2.12"
+    for release, status, told in (
+        ("2.11", 0, "accepted"),
+        ("2.12", 1, deprecated),
+        ("4.1", 1, deprecated),
+        ("4.2", 1, "Parameter 'autoload' is unexpected"),
+    ):
+        result = run("validate", "--release", release, "--no-deprecated", commands)
+        assert (result.exit_code, told in result.stdout) == (status, True), result.stdout
+        assert len(result.stdout.splitlines()) == 1
+    # what the schema tells is told once
+    commands.write_text('{"execute": "nbd-server-remove", "arguments": {"name": "x"}}')
+    result = run("validate", "--release", "7.2", commands)
+    assert result.stdout.count("is deprecated") == 1
+
+
 def test_against_another_schema(schema_file):
     good, bad = ({"execute": "go", "arguments": {"kind": kind}} for kind in "bc")
     result = run("validate", "--against", schema_file, given_=json.dumps(good) + json.dumps(bad))
