@@ -8,6 +8,7 @@ before any state is looked at are used.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
@@ -26,6 +27,8 @@ from nbexport.qmp import Dispatcher, QmpClient, QmpServer
 pytestmark = pytest.mark.interop
 
 LIMIT = 20.0
+# The id of a request this long, printed with a line for each level, fills every buffer.
+LONG = 1000
 CAPS = b'{"execute":"qmp_capabilities"}'
 OOB = b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}'
 
@@ -33,10 +36,12 @@ OOB = b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}'
 def converse(path: Path, pieces: list[bytes], *, linger: float = 0) -> bytes:
     """Send the pieces on a connection of their own and return all that comes back.
 
-    With oob on, QEMU forgets what waits in its queue when the connection ends, so those cases
-    linger before they end it.
+    QEMU forgets what it has not written yet when the connection ends: with oob on what waits in
+    its queue, and always the rest of a reply of megabytes. Such cases linger: they read until
+    nothing more has come for a while.
     """
     received = []
+    linger = max(linger, 0.3 if max(map(len, pieces)) > LONG else 0)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(LIMIT)
         sock.connect(str(path))
@@ -44,7 +49,12 @@ def converse(path: Path, pieces: list[bytes], *, linger: float = 0) -> bytes:
             if index:
                 time.sleep(0.002)
             sock.sendall(piece)
-        time.sleep(linger)
+        if linger:
+            sock.settimeout(linger)
+            with contextlib.suppress(TimeoutError):
+                while data := sock.recv(65536):
+                    received.append(data)
+            sock.settimeout(LIMIT)
         sock.shutdown(socket.SHUT_WR)
         while data := sock.recv(65536):
             received.append(data)
