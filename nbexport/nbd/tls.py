@@ -327,5 +327,7 @@ class TlsLayer:
         if allowed is None:
             return
         name = distinguished_name(self._object.getpeercert() or {})
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed):
+        # Of fnmatch's wildcards two are ours; a bracket stands for itself.
+        patterns = (pattern.replace("[", "[[]") for pattern in allowed)
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             raise ConnectionRefusedError(f"TLS x509 authz check for {name} is denied")
