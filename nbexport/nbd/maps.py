@@ -147,20 +147,25 @@ class ContextMap:
         version = id(bitmap), bitmap.version
         found: list[Window] = []
         extents, at = 0, start
-        while at < min(end, bitmap.size) and extents <= limit:
-            index = at // span
-            window = self._cache.get((self._number, index), version)
-            if window is None:
+        # One more extent than can be used shows where the last of them ends.
+        while at < end and extents <= limit:
+            if at >= bitmap.size:
+                # A bitmap that is shorter than the disk is clean behind its end.
+                window, stop = window_of(Extents.uniform(at, self._size, 0)), self._size
+            else:
+                index = at // span
                 stop = min((index + 1) * span, bitmap.size, self._size)
-                window = window_of(bitmap.extents(index * span, stop))
-                self._cache.put((self._number, index), version, window)
+                kept = self._cache.get((self._number, index), version)
+                if kept is None:
+                    kept = window_of(bitmap.extents(index * span, stop))
+                    self._cache.put((self._number, index), version, kept)
+                window = kept
+            first = int(window.bounds.searchsorted(at, side="right")) - 1
+            extents += len(window.flags) - first
+            if found and found[-1].flags[-1] == window.flags[first]:
+                extents -= 1  # equal neighbours across the boundary are one extent
             found.append(window)
-            # Equal neighbours across a boundary are one extent.
-            extents += max(1, len(window.flags) - 1)
-            at = (index + 1) * span
-        if at < end and extents <= limit:
-            # A bitmap that is shorter than the disk is clean behind its end.
-            found.append(window_of(Extents.uniform(max(start, bitmap.size), self._size, 0)))
+            at = stop
         return found
 
 
