@@ -144,7 +144,8 @@ def serve_command(
 
     Prints the URI of the export once clients can connect. Contexts have the order of -B. The
     image is not written unless --writable says so. Without --socket, --bind or --port it listens
-    on 127.0.0.1:10809, or on the sockets that a service manager hands over.
+    on 127.0.0.1:10809, or on the sockets that a service manager hands over, whose URIs are not
+    printed.
     """  # noqa: D301 - click wants the \b itself
     listening = Listening.choose(socket, bind, port, fd)
     tls = _tls(tls_creds, tls_mode, tls_authz, verify_peer=tls_verify_peer)

@@ -17,6 +17,7 @@ from nbexport.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ACTIVATION_FIRST_FD = 3
 """Where a service manager puts the first socket (sd_listen_fds(3))."""
 ACTIVATION_FDS_MAX = 64
@@ -137,7 +138,7 @@ async def serve(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
     server = make_server()
     try:
@@ -146,9 +147,12 @@ async def serve(
             await _serve_one(server, listening.client, stop)
             return
         if listening.sockets:
+            # Who made them knows where they are, and may share its output with us.
             for each in listening.sockets:
                 server.listen_on(each)
-        elif listening.path is not None:
+            await stop.wait()
+            return
+        if listening.path is not None:
             await server.listen_unix(listening.path)
         else:
             await _listen_tcp(server, listening)
@@ -157,6 +161,9 @@ async def serve(
         await stop.wait()
     finally:
         await server.close()
+        for number in SIGNALS:  # all is done: another one has nothing to end
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _listen_tcp(server: nbd.NbdServer, listening: Listening) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from nbexport.errors import OptionError, ProtocolError
 from nbexport.nbd import wire
 from nbexport.nbd.contexts import MetaContext, select
+from nbexport.nbd.optionbody import OptionBody, unexpected_length
 from nbexport.nbd.profile import QEMU_7_2, Profile
 from nbexport.units import KiB
 
@@ -67,61 +68,6 @@ class Choice:
     def chunked(self) -> bool:
         """Whether replies come in chunks."""
         return self.structured or self.extended
-
-
-class _Body:
-    """The data of an option, taken field by field with QEMU's checks.
-
-    Args:
-        option: its number, for the texts.
-        data: the whole body.
-    """
-
-    def __init__(self, option: int, data: bytes) -> None:
-        self._option = option
-        self._data = data
-        self._at = 0
-
-    def take(self, length: int) -> bytes:
-        """Return the next bytes; raises OptionError if the body is shorter."""
-        if length > len(self._data) - self._at:
-            name = wire.option_name(self._option)
-            raise OptionError(wire.REP_ERR_INVALID, f"Inconsistent lengths in option {name}")
-        start, self._at = self._at, self._at + length
-        return self._data[start : self._at]
-
-    def uint16(self) -> int:
-        return int.from_bytes(self.take(2), "big")
-
-    def uint32(self) -> int:
-        return int.from_bytes(self.take(4), "big")
-
-    def text(self, length: int) -> bytes:
-        """Return the next bytes as a string, in which there may be no NUL."""
-        text = self.take(length)
-        if b"\0" in text:
-            name = wire.option_name(self._option)
-            raise OptionError(wire.REP_ERR_INVALID, f"Unexpected embedded NUL in option {name}")
-        return text
-
-    def name(self) -> bytes:
-        """Return an export name with its length before it."""
-        length = self.uint32()
-        if length > wire.STRING_MAX:
-            raise OptionError(wire.REP_ERR_INVALID, f"Invalid name length: {length}")
-        return self.text(length)
-
-    def end(self) -> None:
-        """Raise OptionError if anything is left."""
-        if self._at != len(self._data):
-            raise _unexpected_length(self._option)
-
-
-def _unexpected_length(option: int) -> OptionError:
-    # QEMU has had this name since it has had the option.
-    known = option == wire.OPT_EXTENDED_HEADERS
-    name = "extended headers" if known else wire.option_name(option)
-    return OptionError(wire.REP_ERR_INVALID, f"option '{name}' has unexpected length")
 
 
 class ServerNegotiation:
@@ -268,7 +214,7 @@ class ServerNegotiation:
             text = f"Unsupported option {option} ({wire.option_name(option)})"
             self._begin_drop(length, OptionError(wire.REP_ERR_UNSUP, text))
         elif length and option in _WITHOUT_DATA:
-            self._begin_drop(length, _unexpected_length(option))
+            self._begin_drop(length, unexpected_length(option))
             # Who cannot even begin TLS, and may do nothing else, is of no use.
             self._closes_after_drop = before_tls
         elif self._option[1] > wire.OPTION_BODY_MAX:
@@ -296,7 +242,7 @@ class ServerNegotiation:
         option, length = self._option
         if len(self._input) < length:
             return False
-        body = _Body(option, self._take(length))
+        body = OptionBody(option, self._take(length))
         try:
             self._ANSWERS[option](self, body)
         except OptionError as error:
@@ -340,7 +286,7 @@ class ServerNegotiation:
         payload = self._extended and (not going or bool(self._selected_of(export)))
         return export.flags(structured=self._structured or self._extended, payload=payload)
 
-    def _export_name(self, body: _Body) -> None:
+    def _export_name(self, body: OptionBody) -> None:
         assert self._option is not None
         if self._extended:
             raise ProtocolError("an export was chosen by name after extended headers")
@@ -355,18 +301,18 @@ class ServerNegotiation:
             self._output += wire.EXPORT_NAME_PADDING
         self._finish(export)
 
-    def _abort(self, _body: _Body) -> None:
+    def _abort(self, _body: OptionBody) -> None:
         self._reply(wire.REP_ACK)
         self.closed = True
 
-    def _list(self, _body: _Body) -> None:
+    def _list(self, _body: OptionBody) -> None:
         for export in self._exports().values():
             name = export.name.encode("utf-8", "surrogateescape")
             description = (export.description or "").encode("utf-8", "surrogateescape")
             self._reply(wire.REP_SERVER, wire.pack_string(name) + description)
         self._reply(wire.REP_ACK)
 
-    def _starttls(self, _body: _Body) -> None:
+    def _starttls(self, _body: OptionBody) -> None:
         if self._tls is TlsMode.NONE:
             raise OptionError(wire.REP_ERR_POLICY, "TLS not configured")
         if self.secure:
@@ -378,13 +324,13 @@ class ServerNegotiation:
         self._reply(wire.REP_ACK)
         self.starting_tls = True
 
-    def _info(self, body: _Body) -> None:
+    def _info(self, body: OptionBody) -> None:
         self._describe(body, going=False)
 
-    def _go(self, body: _Body) -> None:
+    def _go(self, body: OptionBody) -> None:
         self._finish(*self._describe(body, going=True))
 
-    def _describe(self, body: _Body, *, going: bool) -> tuple[Export, int]:
+    def _describe(self, body: OptionBody, *, going: bool) -> tuple[Export, int]:
         """Answer INFO or GO with all that is known of an export; return it and its alignment."""
         name = body.name()
         wanted = {body.uint16() for _ in range(body.uint16())}
@@ -408,7 +354,7 @@ class ServerNegotiation:
         self._reply(wire.REP_ACK)
         return export, minimum
 
-    def _structured_reply(self, _body: _Body) -> None:
+    def _structured_reply(self, _body: OptionBody) -> None:
         if self._extended:
             text = "extended headers already negotiated"
             raise OptionError(wire.REP_ERR_EXT_HEADER_REQD, text)
@@ -418,14 +364,14 @@ class ServerNegotiation:
         self._reply(wire.REP_ACK)
         self._structured = True
 
-    def _extended_headers(self, _body: _Body) -> None:
+    def _extended_headers(self, _body: OptionBody) -> None:
         if self._extended:
             text = "extended headers already negotiated"
             raise OptionError(wire.REP_ERR_INVALID, text)
         self._reply(wire.REP_ACK)
         self._extended = True
 
-    def _list_meta_context(self, body: _Body) -> None:
+    def _list_meta_context(self, body: OptionBody) -> None:
         export, count, queries = self._read_queries(body)
         if count:
             contexts = select(export.contexts, queries, listing=True)
@@ -435,7 +381,7 @@ class ServerNegotiation:
             self._reply_context(0, context)
         self._reply(wire.REP_ACK)
 
-    def _set_meta_context(self, body: _Body) -> None:
+    def _set_meta_context(self, body: OptionBody) -> None:
         if not (self._structured or self._extended):
             what = wire.option_name(wire.OPT_SET_META_CONTEXT)
             text = f"request option '{what}' when structured reply is not negotiated"
@@ -448,7 +394,7 @@ class ServerNegotiation:
         self._reply(wire.REP_ACK)
         self._selected_for, self._selected = export, tuple(contexts)
 
-    def _read_queries(self, body: _Body) -> tuple[Export, int, list[bytes]]:
+    def _read_queries(self, body: OptionBody) -> tuple[Export, int, list[bytes]]:
         """Return the export, the number of queries, and those that could name a context."""
         export = self._find(body.name())
         queries = []
@@ -467,7 +413,7 @@ class ServerNegotiation:
         name = context.name.encode("utf-8", "surrogateescape")
         self._reply(wire.REP_META_CONTEXT, wire.CONTEXT_ID.pack(number) + name)
 
-    _ANSWERS: ClassVar[dict[int, Callable[[ServerNegotiation, _Body], None]]] = {
+    _ANSWERS: ClassVar[dict[int, Callable[[ServerNegotiation, OptionBody], None]]] = {
         wire.OPT_EXPORT_NAME: _export_name,
         wire.OPT_ABORT: _abort,
         wire.OPT_LIST: _list,

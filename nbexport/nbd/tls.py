@@ -118,7 +118,7 @@ def psk(folder: str | Path, *, mode: TlsMode = TlsMode.REQUIRED) -> Tls:
     set_callback: Callable[..., None] = context.set_psk_server_callback
     # OpenSSL's keys that come by callback go with a hash that TLS 1.3 clients may not choose.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE-PSK:DHE-PSK:PSK")
+    context.set_ciphers("kECDHEPSK:kDHEPSK:kPSK:!eNULL")
     set_callback(lambda user: keys.get(user or "", b""))
     return Tls(context, mode)
 

@@ -345,3 +345,43 @@ def test_wrong_credentials_stop_the_start(image, folders, tmp_path, words, code,
     assert done.returncode == code
     assert text in done.stderr
     assert not (tmp_path / "s").exists()
+
+
+@pytest.fixture
+def keys(tmp_path):
+    folder = tmp_path / "psk"
+    folder.mkdir()
+    (folder / "keys.psk").write_text("alice:00112233445566778899aabbccddeeff\n\nbob:ff00\n")
+    return folder
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="this Python has shared keys")
+def test_64_shared_keys_are_refused_where_python_has_none(image, keys, tmp_path):
+    done = subprocess.run(
+        [*NBEXPORT, "serve", image, "--tls-creds", keys, "-k", str(tmp_path / "s")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "TLS with pre-shared keys needs Python 3.13 or later" in done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="shared keys need Python 3.13")
+def test_64_shared_keys(image, keys, tmp_path):
+    path = tmp_path / "o"
+    with background(
+        *NBEXPORT, "serve", image, "-f", "raw", "--tls-creds", keys, "-k", path,
+        ready=path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ):  # fmt: skip
+        wrong = tmp_path / "wrong.psk"
+        wrong.write_text("alice:" + "00" * 16 + "\ncarol:" + "11" * 16 + "\n")
+        for user, file, good in (
+            ("alice", keys / "keys.psk", True),
+            ("alice", wrong, False),
+            ("carol", wrong, False),
+        ):
+            uri = f"nbds+unix://{user}@/?socket={path}&tls-psk-file={file}"
+            done = run("nbdinfo", "--size", uri, check=False)
+            assert (done.returncode == 0) == good, done.stderr
+        creds = f"tls-creds-psk,id=t,endpoint=client,dir={keys},username=alice"
+        done = run("qemu-nbd", "--list", "-k", path, "--object", creds, "--tls-creds", "t")
+        assert "exports available: 1" in done.stdout
