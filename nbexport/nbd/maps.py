@@ -6,6 +6,7 @@ dirty costs a few windows of memory, not a descriptor for each block.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
@@ -108,13 +109,16 @@ class ContextMap:
         self._span: tuple[Hashable, int] | None = None
         self._unusable: Hashable = None
 
-    def windows(self, start: int, end: int, limit: int) -> list[Window]:
+    def windows(
+        self, start: int, end: int, limit: int, versions: dict[int, Hashable]
+    ) -> list[Window]:
         """Return consecutive windows that cover ``[start, end)``, or begin to.
 
         Args:
             start: first byte.
             end: behind the last byte, more than ``start``.
             limit: extents that the caller can use; what follows them is left out.
+            versions: what contexts of the same request have found out; added to.
 
         Raises:
             What the context's extents raise.
@@ -122,7 +126,7 @@ class ContextMap:
         source = self._context.source() if self._context.source is not None else None
         if isinstance(source, Bitmap):
             return self._of_bitmap(source, start, end, limit)
-        version = self._context.version() if self._context.version is not None else None
+        version = self._version(versions)
         if version is None or version == self._unusable:
             return [window_of(self._context.extents(start, end))]
         window = self._cache.get((self._number, 0), version)
@@ -142,6 +146,15 @@ class ContextMap:
             window = window_of(self._context.extents(start, end))
         return [window]
 
+    def _version(self, versions: dict[int, Hashable]) -> Hashable:
+        ask = self._context.version
+        if ask is None:
+            return None
+        # Several contexts of a disk change together, and ask the same.
+        if id(ask) not in versions:
+            versions[id(ask)] = ask()
+        return versions[id(ask)]
+
     def _of_bitmap(self, bitmap: Bitmap, start: int, end: int, limit: int) -> list[Window]:
         span = WINDOW_EXTENTS * bitmap.granularity
         version = id(bitmap), bitmap.version
@@ -160,6 +173,8 @@ class ContextMap:
                     kept = window_of(bitmap.extents(index * span, stop))
                     self._cache.put((self._number, index), version, kept)
                 window = kept
+            if end <= stop and not found:
+                return [window]
             first = int(window.bounds.searchsorted(at, side="right")) - 1
             extents += len(window.flags) - first
             if found and found[-1].flags[-1] == window.flags[first]:
@@ -169,7 +184,49 @@ class ContextMap:
         return found
 
 
-class Piece(NamedTuple):
+_PAIR = struct.Struct(">II")
+_WIDE_PAIR = struct.Struct(">QQ")
+
+
+class Single(NamedTuple):
+    """A piece that is one extent: what most small questions get."""
+
+    start: int
+    end: int
+    flag: int
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where it begins and ends. Shape: (2,)."""
+        return np.array((self.start, self.end), dtype=np.int64)
+
+    @property
+    def flags(self) -> NDArray[np.uint32]:
+        """Its flags. Shape: (1,)."""
+        return np.array((self.flag,), dtype=np.uint32)
+
+    def __len__(self) -> int:
+        """Return the number of extents."""
+        return 1
+
+    def any_of(self, mask: int) -> bool:
+        """Return whether an extent has one of these flags."""
+        return bool(self.flag & mask)
+
+    def cut(self, end: int) -> Single:
+        """Return the part in front of ``end``, which is behind the first byte."""
+        return self if end >= self.end else Single(self.start, end, self.flag)
+
+    def to_wire(self) -> bytes:
+        """Return a 32-bit descriptor."""
+        return _PAIR.pack(self.end - self.start, self.flag)
+
+    def to_wide_wire(self) -> bytes:
+        """Return a 64-bit descriptor."""
+        return _WIDE_PAIR.pack(self.end - self.start, self.flag)
+
+
+class Several(NamedTuple):
     """The extents of a range, clipped to it, at most as many as were asked for.
 
     Attributes:
@@ -188,7 +245,15 @@ class Piece(NamedTuple):
         """Where the last extent ends."""
         return int(self.bounds[-1])
 
-    def cut(self, end: int) -> Piece:
+    def __len__(self) -> int:
+        """Return the number of extents."""
+        return len(self.flags)
+
+    def any_of(self, mask: int) -> bool:
+        """Return whether an extent has one of these flags."""
+        return bool((self.flags & mask).any())
+
+    def cut(self, end: int) -> Several:
         """Return the part in front of ``end``, which is behind the first byte."""
         if end >= self.end:
             return self
@@ -196,7 +261,7 @@ class Piece(NamedTuple):
         bounds = self.bounds[: count + 1].copy()
         bounds[-1] = end
         descriptors = None if self.descriptors is None else self.descriptors[:count]
-        return Piece(bounds, self.flags[:count], descriptors)
+        return Several(bounds, self.flags[:count], descriptors)
 
     def to_wire(self) -> bytes:
         """Return 32-bit descriptors; no extent may be longer than those can say."""
@@ -219,6 +284,9 @@ class Piece(NamedTuple):
         return pairs.tobytes()
 
 
+Piece = Single | Several
+
+
 def piece(windows: list[Window], start: int, end: int, limit: int) -> Piece:
     """Return the extents of ``[start, end)``, at most ``limit`` of them, from its windows."""
     if len(windows) > 1:
@@ -228,11 +296,14 @@ def piece(windows: list[Window], start: int, end: int, limit: int) -> Piece:
     else:
         bounds, flags, descriptors = windows[0]
     first = int(bounds.searchsorted(start, side="right")) - 1
+    until = int(bounds[first + 1])
+    if until >= end or limit == 1:
+        return Single(start, min(until, end), int(flags[first]))
     last = min(int(bounds.searchsorted(end, side="left")), first + limit)
     cut = bounds[first : last + 1].copy()
     cut[0] = start
     cut[-1] = min(int(cut[-1]), end)
-    return Piece(cut, flags[first:last], None if descriptors is None else descriptors[first:last])
+    return Several(cut, flags[first:last], None if descriptors is None else descriptors[first:last])
 
 
 class Maps:
@@ -258,9 +329,19 @@ class Maps:
         Raises:
             What the context's extents raise.
         """
-        known = self._maps.get(id(context))
-        if known is None:
-            windows = [window_of(context.extents(start, end))]
-        else:
-            windows = known.windows(start, end, limit)
-        return piece(windows, start, end, limit)
+        return self.pieces((context,), start, end, limit)[0]
+
+    def pieces(
+        self, contexts: tuple[MetaContext, ...], start: int, end: int, limit: int
+    ) -> list[Piece]:
+        """Return the same of several contexts."""
+        versions: dict[int, Hashable] = {}
+        found: list[Piece] = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            if known is None:
+                windows = [window_of(context.extents(start, end))]
+            else:
+                windows = known.windows(start, end, limit, versions)
+            found.append(piece(windows, start, end, limit))
+        return found

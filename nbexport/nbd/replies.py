@@ -79,7 +79,7 @@ class StructuredReplies(SimpleReplies):
         """Return chunks; ranges that are known to read as zeroes become holes."""
         if not len(data):
             return [self._chunk(cookie, offset, wire.CHUNK_NONE, 0, done=True)]
-        if zeroes is None or not (zeroes.flags & STATE_ZERO).any():
+        if zeroes is None or not zeroes.any_of(STATE_ZERO):
             return [self._data(cookie, offset, offset, len(data), done=True), data]
         pieces: list[Buffer] = []
         found = Extents(zeroes.bounds, zeroes.flags & np.uint32(STATE_ZERO))
@@ -130,5 +130,5 @@ class ExtendedReplies(StructuredReplies):
         return self._chunk(cookie, offset, wire.CHUNK_NONE, 0, done=True)
 
     def _extents(self, context_id: int, piece: Piece) -> tuple[int, bytes]:
-        head = wire.CONTEXT_ID_COUNT.pack(context_id, len(piece.flags))
+        head = wire.CONTEXT_ID_COUNT.pack(context_id, len(piece))
         return wire.CHUNK_BLOCK_STATUS_EXT, head + piece.to_wide_wire()

@@ -311,8 +311,8 @@ class ServerTransmission:
         start, end = request.offset, request.offset + request.length
         one = request.flags & wire.CMD_FLAG_REQ_ONE
         limit = 1 if one else wire.EXTENTS_MAX
-        pieces = [maps.piece(context, start, end, limit) for context in contexts]
-        if one:
+        pieces = maps.pieces(contexts, start, end, limit)
+        if one or len(pieces) == 1:
             return pieces
         common = min(piece.end for piece in pieces)
         return [piece.cut(common) for piece in pieces]
