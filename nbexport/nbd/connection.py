@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from nbexport.nbd import wire
 from nbexport.nbd.negotiation import ServerNegotiation, TlsMode
 from nbexport.nbd.requests import answer, memory_of
 from nbexport.nbd.stream import Stream
@@ -45,6 +46,8 @@ BIG_REQUEST = 128 * KiB
 BATCH_BYTES = 256 * KiB
 BATCH_SECONDS = 0.0005
 """Replies that are ready are sent when they are so many, or wait so long, or when all is done."""
+KEPT_PIECES = 256
+"""Chunks that are answered from memory before they are sent and others have their turn."""
 JOB_SECONDS = 3.0
 """How long the end of a connection waits for its threads: less than closing waits for it."""
 
@@ -192,6 +195,7 @@ class Transmission:
         self._watch: asyncio.TimerHandle | None = None
         self._is_over = False
         self._jobs: set[Future[None]] = set()
+        self._kept: list[Buffer] = []
 
     async def run(self) -> None:
         """Answer requests until the client leaves, or is left."""
@@ -216,11 +220,16 @@ class Transmission:
         while True:
             while (request := engine.next_request()) is not None:
                 size = memory_of(engine, request)
+                if request.command == wire.CMD_BLOCK_STATUS and await self._answer_now(request):
+                    continue
                 while self._requests >= REQUESTS_MAX or (
                     self._bytes and self._bytes + size > BYTES_MAX
                 ):
-                    self._start_threads()
                     self._changed.clear()
+                    self._start_threads()
+                    if self._kept:
+                        await self._send_kept()
+                        continue
                     await self._changed.wait()
                     if self._is_over:
                         return
@@ -228,6 +237,7 @@ class Transmission:
                 self._bytes += size
                 self._queue.append((request, size))
             self._start_threads()
+            await self._send_kept()
             refused = engine.data_to_send()
             if refused:
                 await self._stream.write((refused,))
@@ -238,6 +248,28 @@ class Transmission:
                 engine.receive_data(data)
             else:
                 engine.receive_eof()
+
+    async def _answer_now(self, request: Request) -> bool:
+        """Answer a block status here if nobody has to wait for a disk; return whether that is so.
+
+        Handing a request to a thread and its reply back takes longer than such an answer.
+        """
+        try:
+            reply = self._engine.kept_reply(request)
+        except Exception:
+            return False  # a thread will find out, and tell the client
+        if reply is None:
+            return False
+        self._kept += reply
+        if len(self._kept) >= KEPT_PIECES or len(reply[0]) >= BATCH_BYTES:
+            await self._send_kept()
+            await asyncio.sleep(0)  # others have their turn
+        return True
+
+    async def _send_kept(self) -> None:
+        if self._kept:
+            pieces, self._kept = self._kept, []
+            await self._stream.write(pieces)
 
     # Threads
 

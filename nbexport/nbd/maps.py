@@ -109,6 +109,21 @@ class ContextMap:
         self._span: tuple[Hashable, int] | None = None
         self._unusable: Hashable = None
 
+    def kept(self, start: int, end: int, versions: dict[int, Hashable]) -> list[Window] | None:
+        """Return the window of a range if that is kept, or at once made of a bitmap in memory.
+
+        Nothing here waits for a disk or takes long. Arguments as for `windows`.
+        """
+        source = self._context.source() if self._context.source is not None else None
+        if isinstance(source, Bitmap):
+            span = WINDOW_EXTENTS * source.granularity
+            if (end - 1) // span - start // span > 1:
+                return None  # more than two windows, which may have to be made
+            return self._of_bitmap(source, start, end, WINDOW_EXTENTS)
+        version = self._version(versions)
+        window = None if version is None else self._cache.get((self._number, 0), version)
+        return None if window is None else [window]
+
     def windows(
         self, start: int, end: int, limit: int, versions: dict[int, Hashable]
     ) -> list[Window]:
@@ -330,6 +345,20 @@ class Maps:
             What the context's extents raise.
         """
         return self.pieces((context,), start, end, limit)[0]
+
+    def kept_pieces(
+        self, contexts: tuple[MetaContext, ...], start: int, end: int, limit: int
+    ) -> list[Piece] | None:
+        """Return the same of several contexts if that takes neither a disk nor time."""
+        versions: dict[int, Hashable] = {}
+        found: list[Piece] = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            windows = None if known is None else known.kept(start, end, versions)
+            if windows is None:
+                return None
+            found.append(piece(windows, start, end, limit))
+        return found
 
     def pieces(
         self, contexts: tuple[MetaContext, ...], start: int, end: int, limit: int

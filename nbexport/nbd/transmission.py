@@ -299,20 +299,26 @@ class ServerTransmission:
         Raises:
             What a context's extents raise: OSError or FormatError where the disk cannot be read.
         """
+        contexts, start, end, limit = self._asked(request)
+        return self._status(request, self.choice.export.maps.pieces(contexts, start, end, limit))
+
+    def kept_reply(self, request: Request) -> list[Buffer] | None:
+        """Return the reply to a block status if nobody has to wait for it, else None."""
+        contexts, start, end, limit = self._asked(request)
+        pieces = self.choice.export.maps.kept_pieces(contexts, start, end, limit)
+        return None if pieces is None else self._status(request, pieces)
+
+    def _asked(self, request: Request) -> tuple[tuple[MetaContext, ...], int, int, int]:
+        """Return the contexts, the range, and how many extents may be told."""
         contexts = self.choice.contexts if request.contexts is None else request.contexts
-        pieces = self.pieces_of(contexts, request)
+        limit = 1 if request.flags & wire.CMD_FLAG_REQ_ONE else wire.EXTENTS_MAX
+        return contexts, request.offset, request.offset + request.length, limit
+
+    def _status(self, request: Request, pieces: list[Piece]) -> list[Buffer]:
+        contexts = self.choice.contexts if request.contexts is None else request.contexts
+        if len(pieces) > 1 and not request.flags & wire.CMD_FLAG_REQ_ONE:
+            common = min([piece.end for piece in pieces])
+            pieces = [piece.cut(common) for piece in pieces]
         ids = [context.id for context in contexts]
         answers = list(zip(ids, pieces, strict=True))
         return self.replies.block_status(request.cookie, request.offset, answers)
-
-    def pieces_of(self, contexts: tuple[MetaContext, ...], request: Request) -> list[Piece]:
-        """Return for each context what a block-status reply tells of it."""
-        maps = self.choice.export.maps
-        start, end = request.offset, request.offset + request.length
-        one = request.flags & wire.CMD_FLAG_REQ_ONE
-        limit = 1 if one else wire.EXTENTS_MAX
-        pieces = maps.pieces(contexts, start, end, limit)
-        if one or len(pieces) == 1:
-            return pieces
-        common = min(piece.end for piece in pieces)
-        return [piece.cut(common) for piece in pieces]

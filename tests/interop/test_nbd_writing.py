@@ -233,6 +233,24 @@ def test_nbdcopy_writes_a_disk_over_several_connections(tmp_path):
             assert image.read_bytes() == source.read_bytes()
 
 
+def test_what_is_written_into_a_hole_is_read_as_data(tmp_path):
+    """Clients that skip holes must not skip what another connection has just written there."""
+    with both(tmp_path) as pair:
+        for path, image in pair:
+            uri = f"nbd+unix:///?socket={path}"
+            run("nbdcopy", uri, tmp_path / "before")
+            with begin(path) as one, begin(path) as other:
+                other.request(READ, 2 << 20, 65536)
+                other.request(READ, 2 << 20, 65536)
+                for at in range(2 << 20, (2 << 20) + 65536, 8192):
+                    one.request(WRITE, at, 4096, payload=b"n" * 4096)
+                    assert b"n" * 4096 in other.request(READ, at, 4096)
+                one.request(FLUSH)
+            run("nbdcopy", uri, tmp_path / "after")
+            assert (tmp_path / "after").read_bytes() == image.read_bytes()
+            assert (tmp_path / "after").read_bytes().count(b"n") == 32768
+
+
 def test_92_a_flush_covers_what_other_connections_wrote(tmp_path):
     with both(tmp_path) as pair:
         for path, _ in pair:

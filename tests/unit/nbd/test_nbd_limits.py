@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -15,6 +16,8 @@ from nbd_talk import (
     GO,
     LIST,
     READ,
+    SET_META,
+    STATUS,
     STRUCTURED,
     TRIM,
     WRITE,
@@ -22,11 +25,13 @@ from nbd_talk import (
     Talk,
     info,
     option,
+    queries,
     request,
     serving,
 )  # fmt: skip
 
-from nbexport.nbd import Client, Export, NbdServer, server
+from nbexport.bits import Bitmap
+from nbexport.nbd import Client, Export, MetaContext, NbdServer, server
 from nbexport.nbd import connection as module
 
 SECONDS = 10.0
@@ -183,6 +188,27 @@ def test_a_slow_request_does_not_hold_up_the_next_ones(path):
         assert sorted(first) == list(range(1, 20))
         gate.set()
         assert int.from_bytes(talk.take_reply()[8:16], "big") == 0
+
+
+def test_a_map_in_memory_is_told_while_the_disk_hangs(path):
+    disk, bitmap = Disk(), Bitmap(SIZE, 65536)
+    bitmap.set(65536, 65536)
+    context = MetaContext("x:b", 2, bitmap.extents, source=lambda: bitmap)
+    with serving(path, disk.export(contexts=(context,))), Talk(path) as talk:
+        talk.flags()
+        talk.option(STRUCTURED)
+        talk.option(SET_META, queries(b"", b"x:b"))
+        talk.option(GO, info(b""))
+        disk.open.clear()
+        talk.send(b"".join(request(READ, 0, 1, DF, cookie=n) for n in range(30)))
+        talk.send(b"".join(request(STATUS, 0, 65536 * 4, 0, cookie=99) for _ in range(300)))
+        for _ in range(300):
+            reply = talk.take_reply()
+            assert reply[8:16] == (99).to_bytes(8, "big")
+            assert struct.unpack(">7I", reply[20:]) == (2, 65536, 0, 65536, 1, 131072, 0)
+        disk.open.set()
+        cookies = {int.from_bytes(talk.take_reply()[8:16], "big") for _ in range(30)}
+        assert cookies == set(range(30))
 
 
 def test_many_small_requests_are_answered_by_few_sends(path, monkeypatch):
