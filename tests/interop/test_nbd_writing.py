@@ -248,7 +248,7 @@ def test_what_is_written_into_a_hole_is_read_as_data(tmp_path):
                 one.request(FLUSH)
             run("nbdcopy", uri, tmp_path / "after")
             assert (tmp_path / "after").read_bytes() == image.read_bytes()
-            assert (tmp_path / "after").read_bytes().count(b"n") == 32768
+            assert (tmp_path / "after").read_bytes()[2 << 20 :][:4096] == b"n" * 4096
 
 
 def test_92_a_flush_covers_what_other_connections_wrote(tmp_path):
