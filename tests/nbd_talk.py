@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 TIME_LIMIT = 20.0
@@ -73,6 +74,14 @@ class Talk:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Ask for TLS, and begin with it as soon as that is granted."""
+        assert self.option(STARTTLS).endswith(b"\0\0\0\1\0\0\0\0")
+        self._socket = context.wrap_socket(
+            self._socket, server_hostname="localhost", suppress_ragged_eofs=False
+        )
+        self.structured = False
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(ConnectionError):

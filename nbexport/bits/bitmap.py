@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -13,6 +14,8 @@ from nbexport.units import is_power_of_two
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_versions = itertools.count()
 
 MIN_GRANULARITY = 512
 """QEMU's smallest granularity; a bitmap cannot be finer than a sector."""
@@ -28,13 +31,16 @@ class Bitmap:
         size: length of the disk in bytes; the last granule may stick out.
         granularity: bytes per bit, a power of two of at least 512.
 
+    Attributes:
+        version: another number after each change; what was computed from the bits is kept by it.
+
     Raises:
         UsageError: the size is negative or the granularity is not a power of two >= 512.
 
     Source: qcow2 specification, "Bitmap data".
     """
 
-    __slots__ = ("_data", "granularity", "size")
+    __slots__ = ("_data", "granularity", "size", "version")
 
     def __init__(self, size: int, granularity: int) -> None:
         if size < 0:
@@ -45,6 +51,7 @@ class Bitmap:
             )
         self.size = size
         self.granularity = granularity
+        self.version = next(_versions)
         self._data: NDArray[np.uint8] = np.zeros(-(-self.n_bits // 8), dtype=np.uint8)
 
     @classmethod
@@ -98,6 +105,7 @@ class Bitmap:
         """
         first, last = self._range(offset, length)
         kernels.fill(self._data, first, last, value=True)
+        self.version = next(_versions)
 
     def reset(self, offset: int, length: int) -> None:
         """Unmark every granule that lies wholly in ``[offset, offset + length)``.
@@ -113,10 +121,12 @@ class Bitmap:
         end = offset + length
         last = self.n_bits if end == self.size else end // self.granularity
         kernels.fill(self._data, first, last, value=False)
+        self.version = next(_versions)
 
     def clear(self) -> None:
         """Unmark everything."""
         self._data[:] = 0
+        self.version = next(_versions)
 
     def merge(self, other: Bitmap) -> None:
         """Mark what ``other`` marks as well; the granularities may differ.
@@ -129,6 +139,7 @@ class Bitmap:
                 f"bitmaps of disks of different sizes cannot be merged: {self.size}, {other.size}"
             )
         self._data |= other.at_granularity(self.granularity)._data
+        self.version = next(_versions)
 
     def at_granularity(self, granularity: int) -> Bitmap:
         """Return a copy at another granularity, in which nothing marked here is unmarked."""
@@ -149,23 +160,35 @@ class Bitmap:
         result._data = self._data.copy()
         return result
 
-    def extents(self) -> Extents:
-        """Return the whole disk as extents with flag 1 where it is dirty and 0 where it is clean.
+    def extents(self, start: int = 0, end: int | None = None) -> Extents:
+        """Return extents with flag 1 where the disk is dirty and 0 where it is clean.
 
-        Shape: the result covers [0, size); its bounds are multiples of the granularity but for
-        the last, which is the size.
+        Only the bits of the range are looked at.
+
+        Args:
+            start: first byte.
+            end: behind the last byte; the end of the disk if None.
+
+        Shape: the result covers [start, end); its inner bounds are multiples of the granularity.
+
+        Raises:
+            UsageError: the range is not inside the disk.
         """
-        if self.size == 0:
-            return Extents.empty()
-        at = kernels.changes(self._data, self.n_bits)
-        starts_dirty = bool(len(at)) and at[0] == 0
-        bounds = np.empty(len(at) + 1 + (not starts_dirty), dtype=np.int64)
-        bounds[0] = 0
-        bounds[-1] = self.size
-        inner = at[1:] if starts_dirty else at
+        stop = self.size if end is None else end
+        first, last = self._range(start, stop - start)
+        if start == stop:
+            return Extents.empty(start)
+        low = first // 8
+        data = self._data[low : -(-last // 8)]
+        at = kernels.changes(data, last - low * 8) + low * 8
+        inner = at[(at * self.granularity > start) & (at * self.granularity < stop)]
+        # What the first byte is follows from the number of changes up to it.
+        is_dirty = (len(at) - len(inner)) % 2 == 1
+        bounds = np.empty(len(inner) + 2, dtype=np.int64)
+        bounds[0], bounds[-1] = start, stop
         bounds[1:-1] = inner * self.granularity
         flags = np.zeros(len(bounds) - 1, dtype=np.uint32)
-        flags[int(not starts_dirty) :: 2] = 1
+        flags[int(not is_dirty) :: 2] = 1
         return Extents(bounds, flags)
 
     def to_bytes(self) -> bytes:

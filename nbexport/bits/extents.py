@@ -188,6 +188,8 @@ class Extents:
             raise UsageError(
                 f"range [{start}, {end}) is outside the map [{self.start}, {self.end})"
             )
+        if (start, end) == (self.start, self.end):
+            return self
         if start == end:
             return Extents.empty(start)
         first = int(np.searchsorted(self.bounds, start, side="right")) - 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -25,13 +27,25 @@ _READ_MAX = 1 << 30
 """Linux transfers less than 2 GiB a call; half of that is far above any request."""
 
 
+# fallocate(2)
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
+
+_NOT_SUPPORTED = frozenset((errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY))
+_ZEROES = memoryview(bytes(1 << 20))
+"""What is written where the host cannot zero a range itself, a MiB at a time."""
+
+
 class FileNode(BlockNode):
     """A regular file of the host.
 
-    Its length is rounded up to 512 bytes as in QEMU; the added tail is a hole.
+    Its length is rounded up to 512 bytes as in QEMU; the added tail is a hole, and writing there
+    makes the file longer.
 
     Args:
-        path: the file; opened for reading, without waiting for anything.
+        path: the file; opened without waiting for anything.
+        writable: open it for writing too.
 
     Raises:
         OSError: it cannot be opened, or is not a regular file. The text is QEMU's line.
@@ -39,10 +53,10 @@ class FileNode(BlockNode):
 
     driver: ClassVar[str] = "file"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, writable: bool = False) -> None:
         name = str(path)
         self._fd = -1
-        fd = _open(name)
+        fd = _open(name, writable=writable)
         try:
             info = os.fstat(fd)
             self._check_kind(name, info)
@@ -53,6 +67,11 @@ class FileNode(BlockNode):
         super().__init__(name, align_up(length, SECTOR_SIZE))
         self._fd = fd
         self._length = length
+        self._writable = writable
+        self.read_only = not writable
+        self._state = threading.Lock()
+        self._changes = 0  # the file's times are too coarse to tell two writes apart
+        self._flush_error: OSError | None = None
         self.identity = (info.st_dev, info.st_ino)
 
     @classmethod
@@ -112,7 +131,74 @@ class FileNode(BlockNode):
 
     def _generation(self) -> Hashable:
         info = os.fstat(self._fd)
-        return info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_blocks
+        times = info.st_mtime_ns, info.st_ctime_ns
+        return self._changes, *times, info.st_size, info.st_blocks
+
+    # Writing
+
+    @property
+    def writable(self) -> bool:
+        """Whether the file was opened for writing."""
+        return self._writable
+
+    def _changed(self, end: int) -> None:
+        """Note a change of the bytes up to ``end``, after it and before anybody is told."""
+        with self._state:
+            self._length = max(self._length, end)
+            self._changes += 1
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done : done + _READ_MAX], offset + done)
+        except OSError as error:
+            raise self._cannot("write", offset + done, error) from error
+        finally:
+            self._changed(offset + done)
+
+    def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
+        modes = [_PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE] if unmap else [_ZERO_RANGE]
+        for mode in modes:
+            # Beyond the end of the file a hole would not make it longer; nothing reads there.
+            if self._fallocate(mode, offset, length):
+                return
+        if no_fallback:
+            text = f"{self.filename}: the host cannot zero a range without writing it"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        for start in range(offset, offset + length, len(_ZEROES)):
+            self._write(start, _ZEROES[: min(len(_ZEROES), offset + length - start)])
+
+    def _discard(self, offset: int, length: int) -> None:
+        self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length)
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        """Return whether the host has done it; False if it has no such operation here."""
+        try:
+            _fallocate(self._fd, mode, offset, length)
+        except OSError as error:
+            # A device refuses what is not aligned to its blocks by EINVAL.
+            if error.errno in _NOT_SUPPORTED or error.errno == errno.EINVAL:
+                return False
+            raise self._cannot("zero or discard", offset, error) from error
+        finally:
+            self._changed(0 if mode & _KEEP_SIZE else offset + length)
+        return True
+
+    def _flush(self) -> None:
+        # The kernel tells of a lost page once; whoever asks later must not be told all is well.
+        if self._flush_error is not None:
+            raise self._flush_error
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            text = f"{self.filename}: cannot flush: {error.strerror}"
+            self._flush_error = HostFileError(error.errno, text, self.filename)
+            raise self._flush_error from error
+
+    def _cannot(self, what: str, offset: int, error: OSError) -> OSError:
+        text = f"{self.filename}: cannot {what} at offset {offset}: {error.strerror}"
+        return HostFileError(error.errno, text, self.filename)
 
     def _close_own(self) -> None:
         fd, self._fd = self._fd, -1
@@ -143,8 +229,12 @@ class HostDeviceNode(FileNode):
         return self.size
 
 
-def open_file(path: str | Path) -> FileNode:
+def open_file(path: str | Path, *, writable: bool = False) -> FileNode:
     """Open a regular file or a block device, whichever ``path`` is.
+
+    Args:
+        path: the file.
+        writable: open it for writing too.
 
     Raises:
         OSError: it is neither, or cannot be opened.
@@ -153,16 +243,31 @@ def open_file(path: str | Path) -> FileNode:
         is_device = stat.S_ISBLK(os.stat(path).st_mode)  # noqa: PTH116 # path may be a str
     except (OSError, ValueError):
         is_device = False  # the attempt to open it tells why
-    return HostDeviceNode(path) if is_device else FileNode(path)
+    return (HostDeviceNode if is_device else FileNode)(path, writable=writable)
 
 
-def _open(name: str) -> int:
+def _open(name: str, *, writable: bool) -> int:
     # O_NONBLOCK: opening a FIFO without a writer would wait forever.
+    access = os.O_RDWR if writable else os.O_RDONLY
     try:
-        return os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(name, access | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         text = f"Could not open '{name}': {error.strerror}"
         raise HostFileError(error.errno, text, name) from error
     except ValueError as error:  # a NUL in the name
         text = f"Could not open {name!r}: {error}"
         raise HostFileError(errno.EINVAL, text, name) from error
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_host_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_host_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_host_fallocate.restype = ctypes.c_int
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Call fallocate(2), which Python's library has no name for."""
+    while _host_fallocate(fd, mode, offset, length):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -77,17 +78,18 @@ class _Answer(NamedTuple):
 
 
 class BlockNode(ABC):
-    """One node of a block graph, opened for reading.
+    """One node of a block graph, opened for reading or, where its driver can, for writing too.
 
-    Reading and mapping are thread safe. Closing is the owner's business: it must come after the
-    last call of any other method.
+    Reading, writing and mapping are thread safe: requests that overlap and are under way at the
+    same time may take effect in any order, as on any disk. Closing is the owner's business: it
+    must come after the last call of any other method.
 
     Attributes:
         driver: name of the driver as in QAPI's ``BlockdevDriver``.
         filename: what error texts and listings call the node.
         size: length in bytes, a multiple of 512 as every length of QEMU's block layer.
         cluster_size: unit of allocation in bytes, if the format has one.
-        read_only: always True so far.
+        read_only: whether its user asked for reading only; see `writable` for what it can.
         request_alignment: smallest request in bytes that the node's driver is made for.
         file: the protocol child.
         backing: the node that answers for what is not allocated here.
@@ -108,6 +110,7 @@ class BlockNode(ABC):
         self._owned: list[BlockNode] = []
         self._map_lock = threading.Lock()
         self._answers: dict[str, tuple[Hashable, _Answer]] = {}
+        self._asked: dict[str, Hashable] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +149,23 @@ class BlockNode(ABC):
     def _generation(self) -> Hashable:
         """Return a value that changes when the maps that were made may no longer hold."""
         return None
+
+    def _write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 # drivers use them
+        """Store ``data`` at ``offset``; the range is inside the node, and it is writable."""
+        raise self._not_writable()
+
+    def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
+        """Make a range read as zeroes; otherwise as `_write`."""
+        del offset, length, unmap, no_fallback  # for drivers that can
+        raise self._not_writable()
+
+    def _discard(self, offset: int, length: int) -> None:  # noqa: ARG002 # drivers use them
+        """Give up a range; otherwise as `_write`."""
+        raise self._not_writable()
+
+    def _flush(self) -> None:
+        """Make what was written durable; the node is writable."""
+        raise self._not_writable()
 
     def _map_is_bounded(self) -> bool:
         """Return whether a map of the whole layer is cheap enough to be made and kept."""
@@ -188,6 +208,90 @@ class BlockNode(ABC):
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
+
+    @property
+    def writable(self) -> bool:
+        """Whether `write_from` and its like work: the driver can, and it was opened for it."""
+        return False
+
+    def write_from(self, offset: int, data: memoryview) -> None:
+        """Store bytes; later reads see them, `flush` makes them durable.
+
+        Args:
+            offset: any offset, not necessarily aligned.
+            data: contiguous bytes; not kept.
+
+        Raises:
+            UsageError: the range is not inside the node.
+            FormatError: the image is damaged here.
+            OSError: the node is read-only, or the host cannot write.
+        """
+        self._check_write(offset, len(data))
+        if len(data):
+            self._write(offset, data)
+
+    def write_zeroes(
+        self, offset: int, length: int, *, unmap: bool = True, no_fallback: bool = False
+    ) -> None:
+        """Make a range read as zeroes.
+
+        Args:
+            offset: any offset, not necessarily aligned.
+            length: in bytes.
+            unmap: whether its storage may be given back.
+            no_fallback: fail with ENOTSUP rather than write zeroes as data.
+
+        Raises:
+            UsageError: the range is not inside the node.
+            FormatError: the image is damaged here.
+            OSError: the node is read-only, or the host cannot.
+        """
+        self._check_write(offset, length)
+        if length:
+            self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Say that nobody needs a range any more; what it reads as afterwards is not promised.
+
+        Raises:
+            UsageError: the range is not inside the node.
+            FormatError: the image is damaged here.
+            OSError: the node is read-only, or the host failed; that it cannot is no failure.
+        """
+        self._check_write(offset, length)
+        if length:
+            self._discard(offset, length)
+
+    def flush(self) -> None:
+        """Make durable what every finished write stored, whoever made it.
+
+        Raises:
+            OSError: the host failed; what was written before may be lost.
+        """
+        if self.writable:
+            self._flush()
+
+    def version(self) -> Hashable:
+        """Return a value that changes with every change of the chain's maps.
+
+        None says that the maps are too large to be kept.
+        """
+        layers = list(self.chain())
+        if not all(node._map_is_bounded() for node in layers):
+            return None
+        return tuple((id(node), node._generation()) for node in layers)
+
+    def _check_write(self, offset: int, length: int) -> None:
+        if not self.writable:
+            raise self._not_writable()
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise UsageError(
+                f"{self.filename}: write outside the disk: offset {offset}, "
+                f"length {length}, size {self.size}"
+            )
+
+    def _not_writable(self) -> OSError:
+        return HostFileError(errno.EPERM, f"{self.filename}: the node is read-only", self.filename)
 
     def read_padded(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset``; bytes behind the end of the node are zeroes.
@@ -295,6 +399,10 @@ class BlockNode(ABC):
             if held is not None and held[0] == key:
                 return held[1]
             if not all(node._map_is_bounded() for node in layers):
+                return None
+            if self.writable and self._asked.get(kind) != key:
+                # Whoever writes between two questions must not pay for the whole map each time.
+                self._asked[kind] = key
                 return None
             answer = self._make_answer(kind, 0, self.size)
             self._answers[kind] = (key, answer)

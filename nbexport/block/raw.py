@@ -51,6 +51,7 @@ class RawNode(BlockNode):
         self.file: BlockNode = file
         self.offset = offset
         self.cluster_size = file.cluster_size
+        self.read_only = file.read_only
         self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
 
     def allocated_size(self) -> int:
@@ -59,6 +60,23 @@ class RawNode(BlockNode):
 
     def _read(self, offset: int, buffer: memoryview) -> None:
         self.file.read_padded(self.offset + offset, buffer)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the node below is."""
+        return self.file.writable
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        self.file.write_from(self.offset + offset, data)
+
+    def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
+        self.file.write_zeroes(self.offset + offset, length, unmap=unmap, no_fallback=no_fallback)
+
+    def _discard(self, offset: int, length: int) -> None:
+        self.file.discard(self.offset + offset, length)
+
+    def _flush(self) -> None:
+        self.file.flush()
 
     def _status(self, start: int, end: int, *, want_zero: bool) -> Extents:
         low = self.offset + start

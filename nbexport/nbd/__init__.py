@@ -9,8 +9,9 @@ from nbexport.nbd.contexts import (
     MetaContext,
     dirty_bitmap_name,
 )
-from nbexport.nbd.export import Export, ExtentsProvider, from_node
-from nbexport.nbd.negotiation import Choice, ServerNegotiation
+from nbexport.nbd.export import Export, ExtentsProvider, WritableDisk, from_node
+from nbexport.nbd.negotiation import Choice, ServerNegotiation, TlsMode
+from nbexport.nbd.profile import PROFILES, QEMU_7_2, QEMU_8_2, SPEC, Profile, find_profile
 from nbexport.nbd.server import NbdServer
 from nbexport.nbd.transmission import Request, ServerTransmission
 from nbexport.nbd.uri import NbdUri
@@ -20,6 +21,10 @@ __all__ = [
     "ALLOCATION_DEPTH",
     "BASE_ALLOCATION",
     "DEFAULT_PORT",
+    "PROFILES",
+    "QEMU_7_2",
+    "QEMU_8_2",
+    "SPEC",
     "BlockSize",
     "Choice",
     "Client",
@@ -29,10 +34,14 @@ __all__ = [
     "MetaContext",
     "NbdServer",
     "NbdUri",
+    "Profile",
     "Request",
     "ServerNegotiation",
     "ServerTransmission",
+    "TlsMode",
+    "WritableDisk",
     "dirty_bitmap_name",
+    "find_profile",
     "from_node",
     "list_exports",
 ]

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nbexport.bits import Extents
+from nbexport.bits import Bitmap, Extents
 from nbexport.nbd.meanings import DIRTY_BITMAP_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
 BASE_ALLOCATION = "base:allocation"
 ALLOCATION_DEPTH = "qemu:allocation-depth"
@@ -35,11 +35,17 @@ class MetaContext:
         name: namespace, colon, leaf.
         id: what marks its extents in block-status replies; unique in its export.
         extents: gives the extents of a range; called in a worker thread.
+        version: gives a value that changes when the extents do, so that they can be kept; None
+            from it, or instead of it, says that they have to be asked for each time.
+        source: gives the bitmap behind the extents where there is one; it tells of changes
+            itself, and is looked at in windows.
     """
 
     name: str
     id: int
     extents: ExtentsOf
+    version: Callable[[], Hashable] | None = None
+    source: Callable[[], Bitmap | None] | None = None
 
 
 def dirty_bitmap_name(bitmap: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from nbexport.bits import Extents
+from nbexport.bits import Bitmap, Extents
+from nbexport.errors import UsageError
 from nbexport.nbd import wire
 from nbexport.nbd.contexts import (
     ALLOCATION_DEPTH,
@@ -18,19 +19,39 @@ from nbexport.nbd.contexts import (
     MetaContext,
     dirty_bitmap_name,
 )
+from nbexport.nbd.maps import Maps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nbexport.block import BlockNode
 
-ExtentsProvider = Callable[[], Extents]
-"""Gives all extents of a dirty bitmap as they are now, from offset 0 to the end of its disk."""
+ExtentsProvider = Callable[[], Extents | Bitmap]
+"""Gives a dirty bitmap as it is now, or its extents from offset 0 to the end of its disk. A bitmap
+is preferred: it says when it changes, and only what is asked for is looked at."""
+
+
+class WritableDisk(Protocol):
+    """What a writable export needs of its disk; block nodes have it. Called in worker threads."""
+
+    def write_from(self, offset: int, data: memoryview) -> None:
+        """Store bytes."""
+
+    def write_zeroes(
+        self, offset: int, length: int, *, unmap: bool = True, no_fallback: bool = False
+    ) -> None:
+        """Make a range read as zeroes; ENOTSUP if that is slow and must not be."""
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give up a range."""
+
+    def flush(self) -> None:
+        """Make every finished write durable, on whichever connection it came."""
 
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A disk that clients can choose, read-only.
+    """A disk that clients can choose.
 
     Attributes:
         name: what clients ask for; empty for the default export.
@@ -42,6 +63,9 @@ class Export:
         description: shown beside the name.
         request_alignment: smallest request in bytes that the disk is made for.
         multi_conn: whether several connections see the same disk.
+        writer: takes writes; None for a read-only export.
+        unmap: whether trimming and zeroing may give storage back.
+        maps: what is kept of the contexts' extents.
     """
 
     name: str
@@ -52,14 +76,43 @@ class Export:
     description: str | None = None
     request_alignment: int = 1
     multi_conn: bool = True
+    writer: WritableDisk | None = None
+    unmap: bool = False
+    maps: Maps = field(init=False, repr=False)
+    zeroes: MetaContext | None = field(init=False, repr=False)
 
-    def flags(self, *, structured: bool) -> int:
-        """Return the transmission flags; fragmenting can be forbidden only where it is possible."""
-        flags = wire.HAS_FLAGS | wire.READ_ONLY | wire.SEND_FLUSH | wire.SEND_FUA | wire.SEND_CACHE
+    def __post_init__(self) -> None:
+        """Make what is kept."""
+        object.__setattr__(self, "maps", Maps(self.size, self.contexts))
+        # What tells holes for reads is most often what base:allocation is offered from.
+        zeroes = next((c for c in self.contexts if c.extents == self.allocation), None)
+        if zeroes is None and self.allocation is not None:
+            zeroes = MetaContext(BASE_ALLOCATION, BASE_ALLOCATION_ID, self.allocation)
+        object.__setattr__(self, "zeroes", zeroes)
+
+    @property
+    def writable(self) -> bool:
+        """Whether clients may write."""
+        return self.writer is not None
+
+    def flags(self, *, structured: bool, payload: bool = False) -> int:
+        """Return the transmission flags.
+
+        Args:
+            structured: replies come in chunks; fragmenting can be forbidden only then.
+            payload: a block status may name the contexts that it asks for.
+        """
+        flags = wire.HAS_FLAGS | wire.SEND_FLUSH | wire.SEND_FUA | wire.SEND_CACHE
+        if self.writable:
+            flags |= wire.SEND_TRIM | wire.SEND_WRITE_ZEROES | wire.SEND_FAST_ZERO
+        else:
+            flags |= wire.READ_ONLY
         if self.multi_conn:
             flags |= wire.CAN_MULTI_CONN
         if structured:
             flags |= wire.SEND_DF
+        if payload:
+            flags |= wire.BLOCK_STATUS_PAYLOAD
         return flags
 
 
@@ -72,6 +125,8 @@ def from_node(
     allocation_depth: bool = False,
     bitmaps: Sequence[tuple[str, ExtentsProvider]] = (),
     multi_conn: bool = True,
+    writable: bool = False,
+    unmap: bool = False,
 ) -> Export:
     """Return the export of a block node.
 
@@ -84,16 +139,25 @@ def from_node(
         size: bytes of the disk to export; all of it if None.
         description: shown beside the name.
         allocation_depth: whether to offer qemu:allocation-depth.
-        bitmaps: names, and what gives their extents.
+        bitmaps: names, and what gives them as they are now.
         multi_conn: whether to promise that several connections see the same disk.
+        writable: whether clients may write.
+        unmap: whether trimming and zeroing may give storage back; otherwise a trim does nothing,
+            as with QEMU's ``discard=ignore``.
+
+    Raises:
+        UsageError: the export is to be writable and the node is not.
     """
+    if writable and not node.writable:
+        raise UsageError(f"{node.filename}: cannot be written, so it cannot be exported writable")
     length = node.size if size is None else size
-    contexts = [MetaContext(BASE_ALLOCATION, BASE_ALLOCATION_ID, node.allocation)]
+    version = node.version
+    contexts = [MetaContext(BASE_ALLOCATION, BASE_ALLOCATION_ID, node.allocation, version)]
     if allocation_depth:
-        contexts.append(MetaContext(ALLOCATION_DEPTH, ALLOCATION_DEPTH_ID, node.depth))
-    for number, (bitmap, extents) in enumerate(bitmaps, FIRST_BITMAP_ID):
-        provider = _ranged(extents)
-        contexts.append(MetaContext(dirty_bitmap_name(bitmap), number, provider))
+        contexts.append(MetaContext(ALLOCATION_DEPTH, ALLOCATION_DEPTH_ID, node.depth, version))
+    for number, (bitmap, provider) in enumerate(bitmaps, FIRST_BITMAP_ID):
+        extents, source = _ranged(provider), _source(provider)
+        contexts.append(MetaContext(dirty_bitmap_name(bitmap), number, extents, source=source))
     return Export(
         name,
         length,
@@ -103,16 +167,35 @@ def from_node(
         description,
         node.request_alignment,
         multi_conn,
+        node if writable else None,
+        unmap,
     )
 
 
-def _ranged(extents: ExtentsProvider) -> ExtentsOf:
+def _source(provider: ExtentsProvider) -> Callable[[], Bitmap | None]:
+    """Return what gives the bitmap itself, where the provider has one."""
+    known: list[bool] = []
+
+    def source() -> Bitmap | None:
+        if known and not known[0]:
+            return None
+        found = provider()
+        known[:] = [isinstance(found, Bitmap)]
+        return found if isinstance(found, Bitmap) else None
+
+    return source
+
+
+def _ranged(provider: ExtentsProvider) -> ExtentsOf:
     """Return what gives a range of a bitmap that may be shorter than the export."""
 
     def in_range(start: int, end: int) -> Extents:
-        whole = extents()
-        if start >= whole.end:
+        found = provider()
+        length = found.size if isinstance(found, Bitmap) else found.end
+        if start >= length:
             return Extents.uniform(start, end, 0)
-        return whole.clip(start, min(end, whole.end)).extend(end, 0)
+        stop = min(end, length)
+        clip = found.extents if isinstance(found, Bitmap) else found.clip
+        return clip(start, stop).extend(end, 0)
 
     return in_range

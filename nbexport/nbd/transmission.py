@@ -1,35 +1,36 @@
 """The server's side of the transmission phase, without I/O.
 
 Bytes come in by `ServerTransmission.receive_data`; `next_request` gives the requests that need the
-disk; what is refused is answered here. The functions below build the replies to the others.
+disk; what is refused is answered here. The other methods build the replies to the rest.
 
-Source: NBD protocol, "Transmission"; checks, their order and their texts are those of QEMU 7.2.
+Source: NBD protocol, "Transmission"; checks, their order and their texts are those of QEMU 7.2,
+for extended headers those of QEMU 8.2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nbexport.nbd import wire
+from nbexport.nbd.profile import QEMU_7_2, Profile
+from nbexport.nbd.replies import Buffer, ExtendedReplies, SimpleReplies, StructuredReplies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from nbexport.bits import Extents
     from nbexport.nbd.contexts import MetaContext
+    from nbexport.nbd.maps import Piece
     from nbexport.nbd.negotiation import Choice
 
-STATE_ZERO = 2
-"""The bit of base:allocation that says that bytes read as zeroes."""
-
 # Command flags beside FUA, which every command takes.
-_FLAGS = {wire.CMD_BLOCK_STATUS: wire.CMD_FLAG_REQ_ONE}
+_FLAGS = {
+    wire.CMD_BLOCK_STATUS: wire.CMD_FLAG_REQ_ONE,
+    wire.CMD_WRITE_ZEROES: wire.CMD_FLAG_NO_HOLE | wire.CMD_FLAG_FAST_ZERO,
+}
 _BOUNDED = frozenset((wire.CMD_READ, wire.CMD_WRITE, wire.CMD_CACHE))
 _WRITING = frozenset((wire.CMD_WRITE, wire.CMD_WRITE_ZEROES, wire.CMD_TRIM))
-_SERVED = frozenset((wire.CMD_READ, wire.CMD_FLUSH, wire.CMD_CACHE, wire.CMD_BLOCK_STATUS))
+_SERVED = frozenset(wire.COMMAND_NAMES) - {wire.CMD_DISC}
+_STATUS_PAYLOAD_MIN = wire.UINT64.size + wire.UINT32.size
+"""The payload of a block status: 0 8 length of the range, then ids of contexts, at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Request:
         cookie: what the reply repeats.
         offset: first byte.
         length: in bytes; not 0 for a block status.
+        data: what is to be written.
+        contexts: those that a block status asks for; None for all that are selected.
     """
 
     command: int
@@ -49,6 +52,14 @@ class Request:
     cookie: int
     offset: int
     length: int
+    data: memoryview | None = None
+    contexts: tuple[MetaContext, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    error: int
+    message: str
 
 
 class ServerTransmission:
@@ -56,22 +67,32 @@ class ServerTransmission:
 
     Args:
         choice: what the handshake ended with.
+        profile: whom to behave like.
 
     Attributes:
         disconnected: whether the client has said goodbye: answer what is under way, then close.
         closed: whether the stream is out of step: close at once, after what is left to send.
     """
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, choice: Choice, profile: Profile = QEMU_7_2) -> None:
         self.choice = choice
         self.disconnected = False
         self.closed = False
+        self._profile = profile
+        self._header = wire.EXTENDED_REQUEST if choice.extended else wire.REQUEST
+        self._magic = wire.EXTENDED_REQUEST_MAGIC if choice.extended else wire.REQUEST_MAGIC
+        if choice.extended:
+            self.replies: SimpleReplies = ExtendedReplies()
+        else:
+            self.replies = StructuredReplies() if choice.structured else SimpleReplies()
         self._input = bytearray()
         self._output = bytearray()
-        self._to_drop = 0  # bytes of a refused write
+        self._to_drop = 0  # bytes of a refused payload
         self._after_drop: bytes = b""
+        self._awaiting: Request | None = None  # its payload is on the way
+        self._awaited = 0
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the client."""
         if not (self.closed or self.disconnected):
             self._input += data
@@ -79,6 +100,11 @@ class ServerTransmission:
     def receive_eof(self) -> None:
         """Take the end of the client's data: what is under way is still answered."""
         self.disconnected = True
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes more the payload that is on the way has, 0 if there is none."""
+        return max(0, self._awaited - len(self._input)) if self._awaiting is not None else 0
 
     def data_to_send(self) -> bytes:
         """Return the answers to refused requests, once."""
@@ -96,130 +122,176 @@ class ServerTransmission:
                 if self._to_drop:
                     return None
                 self._output += self._after_drop
-            if len(self._input) < wire.REQUEST.size:
-                return None
-            fields = wire.REQUEST.unpack_from(self._input)
-            del self._input[: wire.REQUEST.size]
-            request = self._check(fields)
+            if self._awaiting is not None:
+                if len(self._input) < self._awaited:
+                    return None
+                request = self._complete()
+            else:
+                if len(self._input) < self._header.size:
+                    return None
+                fields = self._header.unpack_from(self._input)
+                del self._input[: self._header.size]
+                request = self._check(fields)
             if request is not None:
                 return request
         self._input.clear()
         return None
 
+    def _take(self, length: int) -> bytearray:
+        if length == len(self._input):
+            data, self._input = self._input, bytearray()
+        else:
+            data = self._input[:length]
+            del self._input[:length]
+        return data
+
+    def _complete(self) -> Request | None:
+        """Return the request whose payload is there, unless that is refused."""
+        assert self._awaiting is not None
+        request, self._awaiting = self._awaiting, None
+        payload = self._take(self._awaited)
+        if request.command == wire.CMD_WRITE:
+            return replace(request, data=memoryview(payload))
+        (length,) = wire.UINT64.unpack_from(payload)
+        ids = [i for (i,) in wire.UINT32.iter_unpack(memoryview(payload)[wire.UINT64.size :])]
+        known = {context.id: context for context in self.choice.contexts}
+        if len(set(ids)) != len(ids) or not known.keys() >= set(ids):
+            refusal: _Refusal | None = self._bad_payload()
+        else:
+            flags = request.flags & ~wire.CMD_FLAG_PAYLOAD_LEN
+            refusal = self._refusal(flags, request.command, request.offset, length)
+        if refusal is not None:
+            self._output += self._refuse(request.cookie, request.offset, refusal)
+            return None
+        # In the order in which replies tell of them, whatever the order of the ids.
+        contexts = tuple(context for number, context in known.items() if number in ids)
+        return replace(request, length=length, contexts=contexts)
+
+    def _bad_payload(self) -> _Refusal:
+        if not self.choice.contexts:
+            return _Refusal(wire.EINVAL, "CMD_BLOCK_STATUS not negotiated")
+        return _Refusal(wire.EINVAL, "CMD_BLOCK_STATUS payload not valid")
+
     def _check(self, fields: tuple[int, ...]) -> Request | None:
-        """Return the request if it can be served; else answer it."""
+        """Return the request if it can be served and is complete; else answer or await it."""
         magic, flags, command, cookie, offset, length = fields
-        if magic != wire.REQUEST_MAGIC:
+        if magic != self._magic:
             # Nobody knows where the next request begins; QEMU says so before it closes.
             text = f"invalid magic (got 0x{magic:08x})"
-            self._output += self.error(cookie, wire.EINVAL, text)
+            self._output += self.replies.error(cookie, offset, wire.EINVAL, text)
             self.closed = True
             return None
         if command == wire.CMD_DISC:
             self.disconnected = True
             return None
-        message = self._refusal(flags, command, offset, length)
-        if message is None:
-            return Request(command, flags, cookie, offset, length)
-        # Whatever the reason, QEMU's clients are told EINVAL.
-        answer = self.error(cookie, wire.EINVAL, message)
-        if command == wire.CMD_WRITE and 0 < length <= wire.PAYLOAD_MAX:
-            self._to_drop, self._after_drop = length, answer
-            return None
-        self._output += answer
-        if command == wire.CMD_WRITE and length:
-            # More data than anybody may send: they will not be read.
+        announced = self.choice.extended and bool(flags & wire.CMD_FLAG_PAYLOAD_LEN)
+        # A write has its data even if its client forgot to say so.
+        payload = length if announced or command == wire.CMD_WRITE else 0
+        if payload > wire.PAYLOAD_MAX:
+            # More than anybody may send: it will not be read.
+            refusal = self._too_long(length)
             self.closed = True
+        elif announced and command == wire.CMD_BLOCK_STATUS:
+            most = wire.UINT64.size + wire.UINT32.size * len(self.choice.contexts)
+            if payload % 4 == 0 and _STATUS_PAYLOAD_MIN <= payload <= most:
+                self._awaiting = Request(command, flags, cookie, offset, 0)
+                self._awaited = payload
+                return None
+            refusal = self._bad_payload()
+        else:
+            foreign = announced and command != wire.CMD_WRITE
+            known = flags & ~wire.CMD_FLAG_PAYLOAD_LEN if announced and not foreign else flags
+            # What came with a command that has no payload is not the length of its range.
+            found = self._refusal(known, command, offset, 0 if foreign else length)
+            if found is None and payload:
+                self._awaiting = Request(command, flags, cookie, offset, length)
+                self._awaited = payload
+                return None
+            if found is None:
+                data = memoryview(b"") if command == wire.CMD_WRITE else None
+                return Request(command, flags, cookie, offset, length, data)
+            refusal = found
+        answer = self._refuse(cookie, offset, refusal)
+        if payload and not self.closed:
+            self._to_drop, self._after_drop = payload, answer
+        else:
+            self._output += answer
         return None
 
-    def _refusal(self, flags: int, command: int, offset: int, length: int) -> str | None:
+    def _refuse(self, cookie: int, offset: int, refusal: _Refusal) -> bytes:
+        # Whatever the reason, QEMU's clients are told EINVAL.
+        error = wire.EINVAL if self._profile.one_errno else refusal.error
+        return self.replies.error(cookie, offset, error, refusal.message)
+
+    def _too_long(self, length: int) -> _Refusal:
+        blank = " " if self._profile.blank_in_length else ""
+        text = f"len ({length}{blank}) is larger than max len ({wire.PAYLOAD_MAX})"
+        return _Refusal(wire.EINVAL, text)
+
+    def _refusal(self, flags: int, command: int, offset: int, length: int) -> _Refusal | None:
         """Return why a request cannot be served, None if it can."""
+        export = self.choice.export
         if command in _BOUNDED and length > wire.PAYLOAD_MAX:
-            return f"len ({length} ) is larger than max len ({wire.PAYLOAD_MAX})"
-        if command in _WRITING:
-            return "Export is read-only"
-        size = self.choice.export.size
+            return self._too_long(length)
+        if command in _WRITING and not export.writable:
+            return _Refusal(wire.EPERM, "Export is read-only")
+        size = export.size
         if offset > size or length > size - offset:
-            return f"operation past EOF; From: {offset}, Len: {length}, Size: {size}"
+            full = command in {wire.CMD_WRITE, wire.CMD_WRITE_ZEROES}
+            text = f"operation past EOF; From: {offset}, Len: {length}, Size: {size}"
+            return _Refusal(wire.ENOSPC if full else wire.EINVAL, text)
         allowed = wire.CMD_FLAG_FUA | _FLAGS.get(command, 0)
-        if command == wire.CMD_READ and self.choice.structured:
+        if command == wire.CMD_READ and (self.choice.structured or self.choice.extended):
             allowed |= wire.CMD_FLAG_DF
         if flags & ~allowed:
             name = wire.command_name(command)
-            return f"unsupported flags for command {name} (got {flags:#x})"
+            text = f"unsupported flags for command {name} (got {flags:#x})"
+            return _Refusal(wire.EINVAL, text)
         if command == wire.CMD_BLOCK_STATUS:
             if not length:
-                return "need non-zero length"
+                return _Refusal(wire.EINVAL, "need non-zero length")
             if not self.choice.contexts:
-                return "CMD_BLOCK_STATUS not negotiated"
+                return _Refusal(wire.EINVAL, "CMD_BLOCK_STATUS not negotiated")
         if command not in _SERVED:
-            return f"invalid request type ({command}) received"
+            return _Refusal(wire.EINVAL, f"invalid request type ({command}) received")
+        if (
+            self._profile.checks_alignment
+            and command != wire.CMD_FLUSH
+            and (offset | length) % self.choice.alignment
+        ):
+            text = f"request is not aligned to the block size of {self.choice.alignment}"
+            return _Refusal(wire.EINVAL, text)
         return None
 
     # Replies
 
-    def done(self, cookie: int) -> bytes:
+    def done(self, request: Request) -> bytes:
         """Return the reply to a request that succeeded and has nothing to tell."""
-        return wire.pack_simple_reply(cookie)
+        return self.replies.done(request.cookie, request.offset)
 
-    def error(self, cookie: int, error: int, message: str) -> bytes:
+    def error(self, request: Request, error: int, message: str) -> bytes:
         """Return the reply to a request that failed."""
-        if self.choice.structured:
-            return wire.pack_error_chunk(cookie, error, message)
-        return wire.pack_simple_reply(cookie, error)
+        return self.replies.error(request.cookie, request.offset, error, message)
 
-    def read_reply(
-        self, request: Request, data: memoryview, allocation: Extents | None
-    ) -> Iterator[bytes | memoryview]:
-        """Yield the pieces of the reply to a read.
+    def read_reply(self, request: Request, data: memoryview) -> list[Buffer]:
+        """Return the pieces of the reply to a read.
 
-        Without structured replies that is header and data. With them, ranges that are known to
-        read as zeroes become hole chunks, unless the client forbade fragments.
+        With chunks, ranges that are known to read as zeroes become holes, unless the client
+        forbade fragments.
 
-        Args:
-            request: the read.
-            data: its bytes.
-            allocation: base:allocation of exactly its range; None if not known.
+        Raises:
+            What base:allocation raises: OSError or FormatError where the disk cannot be read.
         """
-        cookie = request.cookie
-        if not self.choice.structured:
-            yield wire.pack_simple_reply(cookie)
-            yield data
-        elif not request.length:
-            yield wire.pack_chunk(cookie, wire.CHUNK_NONE, 0, done=True)
-        elif allocation is None or request.flags & wire.CMD_FLAG_DF:
-            yield self._data_header(request, request.offset, request.length, done=True)
-            yield data
-        else:
-            yield from self._fragments(request, data, allocation)
+        export = self.choice.export
+        zeroes = None
+        fragments = self.choice.chunked and not request.flags & wire.CMD_FLAG_DF
+        if export.zeroes is not None and fragments and request.length:
+            end = request.offset + request.length
+            zeroes = export.maps.piece(export.zeroes, request.offset, end, request.length)
+        return self.replies.read(request.cookie, request.offset, data, zeroes)
 
-    def _fragments(
-        self, request: Request, data: memoryview, allocation: Extents
-    ) -> Iterator[bytes | memoryview]:
-        zeroes = allocation.map_flags(lambda flags: flags & np.uint32(STATE_ZERO))
-        last = len(zeroes) - 1
-        # One piece of Python for each chunk: as many system calls' worth of work as the reply has.
-        for number, (offset, length, zero) in enumerate(zeroes):
-            if zero:
-                payload = wire.HOLE.pack(offset, length)
-                kind = wire.CHUNK_OFFSET_HOLE
-                header = wire.pack_chunk(request.cookie, kind, len(payload), done=number == last)
-                yield header + payload
-            else:
-                yield self._data_header(request, offset, length, done=number == last)
-                start = offset - request.offset
-                yield data[start : start + length]
-
-    @staticmethod
-    def _data_header(request: Request, offset: int, length: int, *, done: bool) -> bytes:
-        payload_length = wire.OFFSET.size + length
-        kind = wire.CHUNK_OFFSET_DATA
-        return wire.pack_chunk(request.cookie, kind, payload_length, done=done) + wire.OFFSET.pack(
-            offset
-        )
-
-    def block_status_reply(self, request: Request) -> bytes:
-        """Return the reply to a block status: one chunk for each selected context.
+    def block_status_reply(self, request: Request) -> list[Buffer]:
+        """Return the reply to a block status: one chunk for each context that was asked for.
 
         All contexts end at the same offset, so that a client that steps by one of them does not
         lose extents of the others; with REQ_ONE each tells its first extent only.
@@ -227,22 +299,26 @@ class ServerTransmission:
         Raises:
             What a context's extents raise: OSError or FormatError where the disk cannot be read.
         """
-        contexts = self.choice.contexts
-        maps = extents_of_request(contexts, request)
-        chunks = []
-        for number, (context, extents) in enumerate(zip(contexts, maps, strict=True), 1):
-            payload = wire.CONTEXT_ID.pack(context.id) + extents.to_wire(wire.EXTENTS_MAX)
-            kind, done = wire.CHUNK_BLOCK_STATUS, number == len(contexts)
-            header = wire.pack_chunk(request.cookie, kind, len(payload), done=done)
-            chunks.append(header + payload)
-        return b"".join(chunks)
+        contexts, start, end, limit = self._asked(request)
+        return self._status(request, self.choice.export.maps.pieces(contexts, start, end, limit))
 
+    def kept_reply(self, request: Request) -> list[Buffer] | None:
+        """Return the reply to a block status if nobody has to wait for it, else None."""
+        contexts, start, end, limit = self._asked(request)
+        pieces = self.choice.export.maps.kept_pieces(contexts, start, end, limit)
+        return None if pieces is None else self._status(request, pieces)
 
-def extents_of_request(contexts: Sequence[MetaContext], request: Request) -> list[Extents]:
-    """Return for each context what a block-status reply tells of it."""
-    start, end = request.offset, request.offset + request.length
-    maps = [context.extents(start, end) for context in contexts]
-    if request.flags & wire.CMD_FLAG_REQ_ONE:
-        return [extents.clip(start, int(extents.bounds[1])) for extents in maps]
-    common = min(int(extents.bounds[min(len(extents), wire.EXTENTS_MAX)]) for extents in maps)
-    return [extents.clip(start, common) for extents in maps]
+    def _asked(self, request: Request) -> tuple[tuple[MetaContext, ...], int, int, int]:
+        """Return the contexts, the range, and how many extents may be told."""
+        contexts = self.choice.contexts if request.contexts is None else request.contexts
+        limit = 1 if request.flags & wire.CMD_FLAG_REQ_ONE else wire.EXTENTS_MAX
+        return contexts, request.offset, request.offset + request.length, limit
+
+    def _status(self, request: Request, pieces: list[Piece]) -> list[Buffer]:
+        contexts = self.choice.contexts if request.contexts is None else request.contexts
+        if len(pieces) > 1 and not request.flags & wire.CMD_FLAG_REQ_ONE:
+            common = min([piece.end for piece in pieces])
+            pieces = [piece.cut(common) for piece in pieces]
+        ids = [context.id for context in contexts]
+        answers = list(zip(ids, pieces, strict=True))
+        return self.replies.block_status(request.cookie, request.offset, answers)

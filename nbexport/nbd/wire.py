@@ -98,13 +98,22 @@ HAS_FLAGS: Final = 1 << 0
 READ_ONLY: Final = 1 << 1
 SEND_FLUSH: Final = 1 << 2
 SEND_FUA: Final = 1 << 3
+ROTATIONAL: Final = 1 << 4
+SEND_TRIM: Final = 1 << 5
+SEND_WRITE_ZEROES: Final = 1 << 6
 SEND_DF: Final = 1 << 7
 CAN_MULTI_CONN: Final = 1 << 8
 SEND_CACHE: Final = 1 << 10
+SEND_FAST_ZERO: Final = 1 << 11
+BLOCK_STATUS_PAYLOAD: Final = 1 << 12
 
 # Request: 0 4 magic, 4 2 flags, 6 2 type, 8 8 cookie, 16 8 offset, 24 4 length.
 REQUEST_MAGIC: Final = 0x25609513
 REQUEST: Final = struct.Struct(">IHHQQI")
+# With extended headers: 0 4 magic, 4 2 flags, 6 2 type, 8 8 cookie, 16 8 offset, 24 8 length; a
+# payload of that length follows where the flag PAYLOAD_LEN says so.
+EXTENDED_REQUEST_MAGIC: Final = 0x21E41C71
+EXTENDED_REQUEST: Final = struct.Struct(">IHHQQQ")
 CMD_READ: Final = 0
 CMD_WRITE: Final = 1
 CMD_DISC: Final = 2
@@ -124,8 +133,11 @@ COMMAND_NAMES: Final[dict[int, str]] = {
     CMD_BLOCK_STATUS: "block status",
 }
 CMD_FLAG_FUA: Final = 1 << 0
+CMD_FLAG_NO_HOLE: Final = 1 << 1
 CMD_FLAG_DF: Final = 1 << 2
 CMD_FLAG_REQ_ONE: Final = 1 << 3
+CMD_FLAG_FAST_ZERO: Final = 1 << 4
+CMD_FLAG_PAYLOAD_LEN: Final = 1 << 5
 
 # Simple reply: 0 4 magic, 4 4 error, 8 8 cookie; the data of a read follows.
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
@@ -134,11 +146,16 @@ SIMPLE_REPLY: Final = struct.Struct(">IIQ")
 # Structured reply chunk: 0 4 magic, 4 2 flags, 6 2 type, 8 8 cookie, 16 4 length; payload follows.
 CHUNK_MAGIC: Final = 0x668E33EF
 CHUNK: Final = struct.Struct(">IHHQI")
+# With extended headers: 0 4 magic, 4 2 flags, 6 2 type, 8 8 cookie, 16 8 offset of the request,
+# 24 8 length; payload follows.
+EXTENDED_CHUNK_MAGIC: Final = 0x6E8A278C
+EXTENDED_CHUNK: Final = struct.Struct(">IHHQQQ")
 CHUNK_FLAG_DONE: Final = 1 << 0
 CHUNK_NONE: Final = 0
 CHUNK_OFFSET_DATA: Final = 1  # 0 8 offset; data
 CHUNK_OFFSET_HOLE: Final = 2  # 0 8 offset, 8 4 length
 CHUNK_BLOCK_STATUS: Final = 5  # 0 4 context id; descriptors of 4 length, 4 flags
+CHUNK_BLOCK_STATUS_EXT: Final = 6  # 0 4 context id, 4 4 count; descriptors of 8 length, 8 flags
 CHUNK_FLAG_ERROR: Final = 1 << 15
 CHUNK_ERROR: Final = CHUNK_FLAG_ERROR | 1  # 0 4 error, 4 2 length of text; text
 CHUNK_ERROR_OFFSET: Final = CHUNK_FLAG_ERROR | 2  # the same, then 8 offset
@@ -146,6 +163,8 @@ OFFSET: Final = struct.Struct(">Q")
 HOLE: Final = struct.Struct(">QI")
 CONTEXT_ID: Final = struct.Struct(">I")
 ERROR: Final = struct.Struct(">IH")
+CONTEXT_ID_COUNT: Final = struct.Struct(">II")
+UINT64: Final = struct.Struct(">Q")
 UINT32: Final = struct.Struct(">I")
 UINT16: Final = struct.Struct(">H")
 

@@ -375,7 +375,9 @@ def test_a_failed_open_leaves_no_file_open(built, monkeypatch):
     monkeypatch.setattr(FileNode, "_close_own", note_closing)
     real = FileNode.__init__
     monkeypatch.setattr(
-        FileNode, "__init__", lambda self, path: (real(self, path), opened.append(self))[0]
+        FileNode,
+        "__init__",
+        lambda self, path, **options: (real(self, path, **options), opened.append(self))[0],
     )
     built([HOLE], name="b.qcow2", backing="c.qcow2")
     (built(name="c.qcow2")).write_bytes(b"garbage")

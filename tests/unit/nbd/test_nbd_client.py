@@ -152,6 +152,9 @@ def test_a_bitmap_shorter_than_its_export(tmp_path):
         def allocation(self, start, end):
             return Extents.uniform(start, end, 0)
 
+        def version(self):
+            return None
+
         depth = allocation
 
     made = from_node(Node(), "", allocation_depth=True, bitmaps=[("b", bitmap.extents)])

@@ -1,0 +1,376 @@
+"""The maps of an export's contexts: computed once, kept in wire order, dropped by a change.
+
+A map is kept in windows of the disk, so that the bitmap of a large disk with every other block
+dirty costs a few windows of memory, not a descriptor for each block.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from nbexport.bits import Bitmap, Extents
+from nbexport.errors import FormatError
+from nbexport.nbd import wire
+from nbexport.units import MiB
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from numpy.typing import NDArray
+
+    from nbexport.nbd.contexts import MetaContext
+
+WINDOW_EXTENTS = 1 << 16
+"""Extents of a window where they can be told in advance: 20 bytes each are 1.25 MiB."""
+KEPT_BYTES = 32 * MiB
+"""Windows that one export keeps; the one that was used longest ago goes first."""
+_EXTENT_BYTES = 8 + 4 + 8  # bound, flags, descriptor
+
+
+class Window(NamedTuple):
+    """A part of a map, ready to be sent.
+
+    Attributes:
+        bounds: where extents begin, and the end of the last. Shape: (n + 1,) int64.
+        flags: one for each. Shape: (n,) uint32.
+        descriptors: as block-status chunks have them. Shape: (n, 2) big-endian uint32; lengths
+            that do not fit there are wrong, and are not asked for where that matters.
+    """
+
+    bounds: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    descriptors: NDArray[np.uint32]
+
+
+def window_of(extents: Extents) -> Window:
+    """Return a map as a window."""
+    descriptors = np.empty((len(extents), 2), dtype=">u4")
+    descriptors[:, 0] = np.diff(extents.bounds) & 0xFFFFFFFF
+    descriptors[:, 1] = extents.flags
+    return Window(extents.bounds, extents.flags, descriptors)
+
+
+class Cache:
+    """Windows of the contexts of one export, up to `KEPT_BYTES`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._windows: OrderedDict[tuple[int, int], tuple[Hashable, Window]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[int, int], version: Hashable) -> Window | None:
+        """Return a window that is still true."""
+        with self._lock:
+            held = self._windows.get(key)
+            if held is None or held[0] != version:
+                return None
+            self._windows.move_to_end(key)
+            return held[1]
+
+    def put(self, key: tuple[int, int], version: Hashable, window: Window) -> None:
+        """Keep a window instead of the oldest ones; one that is too large alone is not kept."""
+        with self._lock:
+            self._drop(key)
+            size = len(window.flags) * _EXTENT_BYTES
+            if size > KEPT_BYTES:
+                return
+            while self._bytes + size > KEPT_BYTES:
+                self._drop(next(iter(self._windows)))
+            self._windows[key] = version, window
+            self._bytes += size
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        held = self._windows.pop(key, None)
+        if held is not None:
+            self._bytes -= len(held[1].flags) * _EXTENT_BYTES
+
+
+class ContextMap:
+    """One context of an export, asked for ranges.
+
+    Args:
+        context: what gives the extents.
+        size: bytes of the export.
+        cache: where windows are kept.
+        number: sets the context's windows apart from others'.
+    """
+
+    def __init__(self, context: MetaContext, size: int, cache: Cache, number: int) -> None:
+        self._context = context
+        self._size = size
+        self._cache = cache
+        self._number = number
+        self._asked: Hashable = None
+        self._span: tuple[Hashable, int] | None = None
+        self._unusable: Hashable = None
+
+    def kept(self, start: int, end: int, versions: dict[int, Hashable]) -> list[Window] | None:
+        """Return the window of a range if that is kept, or at once made of a bitmap in memory.
+
+        Nothing here waits for a disk or takes long. Arguments as for `windows`.
+        """
+        source = self._context.source() if self._context.source is not None else None
+        if isinstance(source, Bitmap):
+            span = WINDOW_EXTENTS * source.granularity
+            if (end - 1) // span - start // span > 1:
+                return None  # more than two windows, which may have to be made
+            return self._of_bitmap(source, start, end, WINDOW_EXTENTS)
+        version = self._version(versions)
+        window = None if version is None else self._cache.get((self._number, 0), version)
+        return None if window is None else [window]
+
+    def windows(
+        self, start: int, end: int, limit: int, versions: dict[int, Hashable]
+    ) -> list[Window]:
+        """Return consecutive windows that cover ``[start, end)``, or begin to.
+
+        Args:
+            start: first byte.
+            end: behind the last byte, more than ``start``.
+            limit: extents that the caller can use; what follows them is left out.
+            versions: what contexts of the same request have found out; added to.
+
+        Raises:
+            What the context's extents raise.
+        """
+        source = self._context.source() if self._context.source is not None else None
+        if isinstance(source, Bitmap):
+            return self._of_bitmap(source, start, end, limit)
+        version = self._version(versions)
+        if version is None or version == self._unusable:
+            return [window_of(self._context.extents(start, end))]
+        window = self._cache.get((self._number, 0), version)
+        if window is None and version == self._asked:
+            # The second question about the same state: it is worth to be kept.
+            try:
+                whole = self._context.extents(0, self._size)
+            except (OSError, FormatError):
+                self._unusable = version  # damaged somewhere, not necessarily here
+            else:
+                window = window_of(whole)
+                self._cache.put((self._number, 0), version, window)
+                if len(whole) * _EXTENT_BYTES > KEPT_BYTES:
+                    self._unusable = version  # the context itself keeps it, or it is not kept
+        if window is None:
+            self._asked = version
+            window = window_of(self._context.extents(start, end))
+        return [window]
+
+    def _version(self, versions: dict[int, Hashable]) -> Hashable:
+        ask = self._context.version
+        if ask is None:
+            return None
+        # Several contexts of a disk change together, and ask the same.
+        if id(ask) not in versions:
+            versions[id(ask)] = ask()
+        return versions[id(ask)]
+
+    def _of_bitmap(self, bitmap: Bitmap, start: int, end: int, limit: int) -> list[Window]:
+        span = WINDOW_EXTENTS * bitmap.granularity
+        version = id(bitmap), bitmap.version
+        found: list[Window] = []
+        extents, at = 0, start
+        # One more extent than can be used shows where the last of them ends.
+        while at < end and extents <= limit:
+            if at >= bitmap.size:
+                # A bitmap that is shorter than the disk is clean behind its end.
+                window, stop = window_of(Extents.uniform(at, self._size, 0)), self._size
+            else:
+                index = at // span
+                stop = min((index + 1) * span, bitmap.size, self._size)
+                kept = self._cache.get((self._number, index), version)
+                if kept is None:
+                    kept = window_of(bitmap.extents(index * span, stop))
+                    self._cache.put((self._number, index), version, kept)
+                window = kept
+            if end <= stop and not found:
+                return [window]
+            first = int(window.bounds.searchsorted(at, side="right")) - 1
+            extents += len(window.flags) - first
+            if found and found[-1].flags[-1] == window.flags[first]:
+                extents -= 1  # equal neighbours across the boundary are one extent
+            found.append(window)
+            at = stop
+        return found
+
+
+_PAIR = struct.Struct(">II")
+_WIDE_PAIR = struct.Struct(">QQ")
+
+
+class Single(NamedTuple):
+    """A piece that is one extent: what most small questions get."""
+
+    start: int
+    end: int
+    flag: int
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where it begins and ends. Shape: (2,)."""
+        return np.array((self.start, self.end), dtype=np.int64)
+
+    @property
+    def flags(self) -> NDArray[np.uint32]:
+        """Its flags. Shape: (1,)."""
+        return np.array((self.flag,), dtype=np.uint32)
+
+    def __len__(self) -> int:
+        """Return the number of extents."""
+        return 1
+
+    def any_of(self, mask: int) -> bool:
+        """Return whether an extent has one of these flags."""
+        return bool(self.flag & mask)
+
+    def cut(self, end: int) -> Single:
+        """Return the part in front of ``end``, which is behind the first byte."""
+        return self if end >= self.end else Single(self.start, end, self.flag)
+
+    def to_wire(self) -> bytes:
+        """Return a 32-bit descriptor."""
+        return _PAIR.pack(self.end - self.start, self.flag)
+
+    def to_wide_wire(self) -> bytes:
+        """Return a 64-bit descriptor."""
+        return _WIDE_PAIR.pack(self.end - self.start, self.flag)
+
+
+class Several(NamedTuple):
+    """The extents of a range, clipped to it, at most as many as were asked for.
+
+    Attributes:
+        bounds: Shape: (n + 1,) int64, at least one extent.
+        flags: Shape: (n,) uint32; neighbours differ.
+        descriptors: those of the extents, as 32-bit descriptors, but for the first and last one's
+            lengths; None if there are none at hand.
+    """
+
+    bounds: NDArray[np.int64]
+    flags: NDArray[np.uint32]
+    descriptors: NDArray[np.uint32] | None
+
+    @property
+    def end(self) -> int:
+        """Where the last extent ends."""
+        return int(self.bounds[-1])
+
+    def __len__(self) -> int:
+        """Return the number of extents."""
+        return len(self.flags)
+
+    def any_of(self, mask: int) -> bool:
+        """Return whether an extent has one of these flags."""
+        return bool((self.flags & mask).any())
+
+    def cut(self, end: int) -> Several:
+        """Return the part in front of ``end``, which is behind the first byte."""
+        if end >= self.end:
+            return self
+        count = int(np.searchsorted(self.bounds, end, side="left"))
+        bounds = self.bounds[: count + 1].copy()
+        bounds[-1] = end
+        descriptors = None if self.descriptors is None else self.descriptors[:count]
+        return Several(bounds, self.flags[:count], descriptors)
+
+    def to_wire(self) -> bytes:
+        """Return 32-bit descriptors; no extent may be longer than those can say."""
+        if self.descriptors is None:
+            pairs = np.empty((len(self.flags), 2), dtype=">u4")
+            pairs[:, 0] = np.diff(self.bounds)
+            pairs[:, 1] = self.flags
+            return pairs.tobytes()
+        data = bytearray(self.descriptors.tobytes())
+        last = len(data) - 8
+        wire.UINT32.pack_into(data, 0, int(self.bounds[1]) - int(self.bounds[0]))
+        wire.UINT32.pack_into(data, last, int(self.bounds[-1]) - int(self.bounds[-2]))
+        return bytes(data)
+
+    def to_wide_wire(self) -> bytes:
+        """Return 64-bit descriptors."""
+        pairs = np.empty((len(self.flags), 2), dtype=">u8")
+        pairs[:, 0] = np.diff(self.bounds)
+        pairs[:, 1] = self.flags
+        return pairs.tobytes()
+
+
+Piece = Single | Several
+
+
+def piece(windows: list[Window], start: int, end: int, limit: int) -> Piece:
+    """Return the extents of ``[start, end)``, at most ``limit`` of them, from its windows."""
+    if len(windows) > 1:
+        bounds = np.concatenate([windows[0].bounds, *(w.bounds[1:] for w in windows[1:])])
+        whole = Extents(bounds, np.concatenate([w.flags for w in windows]))
+        bounds, flags, descriptors = whole.bounds, whole.flags, None
+    else:
+        bounds, flags, descriptors = windows[0]
+    first = int(bounds.searchsorted(start, side="right")) - 1
+    until = int(bounds[first + 1])
+    if until >= end or limit == 1:
+        return Single(start, min(until, end), int(flags[first]))
+    last = min(int(bounds.searchsorted(end, side="left")), first + limit)
+    cut = bounds[first : last + 1].copy()
+    cut[0] = start
+    cut[-1] = min(int(cut[-1]), end)
+    return Several(cut, flags[first:last], None if descriptors is None else descriptors[first:last])
+
+
+class Maps:
+    """What an export knows of its bytes, by context.
+
+    Args:
+        size: bytes of the export.
+        contexts: what it offers.
+    """
+
+    def __init__(self, size: int, contexts: tuple[MetaContext, ...]) -> None:
+        cache = Cache()
+        self._size = size
+        self._maps = {
+            id(context): ContextMap(context, size, cache, number)
+            for number, context in enumerate(contexts)
+        }
+        self._contexts = contexts  # kept, so that their ids stay theirs
+
+    def piece(self, context: MetaContext, start: int, end: int, limit: int) -> Piece:
+        """Return what a context says of ``[start, end)``, at most ``limit`` extents.
+
+        Raises:
+            What the context's extents raise.
+        """
+        return self.pieces((context,), start, end, limit)[0]
+
+    def kept_pieces(
+        self, contexts: tuple[MetaContext, ...], start: int, end: int, limit: int
+    ) -> list[Piece] | None:
+        """Return the same of several contexts if that takes neither a disk nor time."""
+        versions: dict[int, Hashable] = {}
+        found: list[Piece] = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            windows = None if known is None else known.kept(start, end, versions)
+            if windows is None:
+                return None
+            found.append(piece(windows, start, end, limit))
+        return found
+
+    def pieces(
+        self, contexts: tuple[MetaContext, ...], start: int, end: int, limit: int
+    ) -> list[Piece]:
+        """Return the same of several contexts."""
+        versions: dict[int, Hashable] = {}
+        found: list[Piece] = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            if known is None:
+                windows = [window_of(context.extents(start, end))]
+            else:
+                windows = known.windows(start, end, limit, versions)
+            found.append(piece(windows, start, end, limit))
+        return found

@@ -1,0 +1,134 @@
+"""The replies of a server: simple ones, chunks, and chunks with extended headers. No I/O.
+
+Source: NBD protocol, "Transmission" and its extension "extended headers"; which form is chosen
+where several are allowed is QEMU's decision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbexport.bits import Extents
+from nbexport.nbd import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nbexport.nbd.maps import Piece
+
+Buffer = bytes | memoryview
+
+STATE_ZERO = 2
+"""The bit of base:allocation that says that bytes read as zeroes."""
+
+
+class SimpleReplies:
+    """What a client gets that negotiated nothing."""
+
+    def done(self, cookie: int, offset: int) -> bytes:  # noqa: ARG002 # other forms tell it
+        """Return the reply to a request that succeeded and has nothing to tell."""
+        return wire.pack_simple_reply(cookie)
+
+    def error(self, cookie: int, offset: int, error: int, message: str) -> bytes:  # noqa: ARG002
+        """Return the reply to a request that failed; there is no room for the message."""
+        return wire.pack_simple_reply(cookie, error)
+
+    def read(
+        self,
+        cookie: int,
+        offset: int,  # noqa: ARG002
+        data: memoryview,
+        zeroes: Piece | None,  # noqa: ARG002
+    ) -> list[Buffer]:
+        """Return the pieces of the reply to a read.
+
+        Args:
+            cookie: what the reply repeats.
+            offset: where the data begin.
+            data: the bytes.
+            zeroes: base:allocation of exactly their range; None if not known or not wanted.
+        """
+        header = wire.pack_simple_reply(cookie)
+        return [header, data] if len(data) else [header]
+
+    def block_status(
+        self, cookie: int, offset: int, answers: Sequence[tuple[int, Piece]]
+    ) -> list[Buffer]:
+        """Return the reply to a block status: ids of contexts, and what they say."""
+        del cookie, offset, answers
+        raise AssertionError("a block status needs structured replies")
+
+
+class StructuredReplies(SimpleReplies):
+    """What a client gets that negotiated structured replies."""
+
+    def _chunk(self, cookie: int, offset: int, kind: int, length: int, *, done: bool) -> bytes:  # noqa: ARG002
+        return wire.pack_chunk(cookie, kind, length, done=done)
+
+    def error(self, cookie: int, offset: int, error: int, message: str) -> bytes:
+        """Return the reply to a request that failed."""
+        text = message.encode("utf-8", "backslashreplace")
+        payload = wire.ERROR.pack(error, len(text)) + text
+        return self._chunk(cookie, offset, wire.CHUNK_ERROR, len(payload), done=True) + payload
+
+    def read(
+        self, cookie: int, offset: int, data: memoryview, zeroes: Piece | None
+    ) -> list[Buffer]:
+        """Return chunks; ranges that are known to read as zeroes become holes."""
+        if not len(data):
+            return [self._chunk(cookie, offset, wire.CHUNK_NONE, 0, done=True)]
+        if zeroes is None or not zeroes.any_of(STATE_ZERO):
+            return [self._data(cookie, offset, offset, len(data), done=True), data]
+        pieces: list[Buffer] = []
+        found = Extents(zeroes.bounds, zeroes.flags & np.uint32(STATE_ZERO))
+        last = len(found) - 1
+        # One piece of Python for each chunk: as many system calls' worth of work as there are.
+        for number, (at, length, zero) in enumerate(found):
+            done = number == last
+            if zero:
+                payload = wire.HOLE.pack(at, length)
+                kind = wire.CHUNK_OFFSET_HOLE
+                header = self._chunk(cookie, offset, kind, len(payload), done=done)
+                pieces.append(header + payload)
+            else:
+                pieces.append(self._data(cookie, offset, at, length, done=done))
+                pieces.append(data[at - offset : at - offset + length])
+        return pieces
+
+    def _data(self, cookie: int, offset: int, at: int, length: int, *, done: bool) -> bytes:
+        kind = wire.CHUNK_OFFSET_DATA
+        header = self._chunk(cookie, offset, kind, wire.OFFSET.size + length, done=done)
+        return header + wire.OFFSET.pack(at)
+
+    def block_status(
+        self, cookie: int, offset: int, answers: Sequence[tuple[int, Piece]]
+    ) -> list[Buffer]:
+        """Return one chunk for each context, the last of them marked so."""
+        pieces: list[Buffer] = []
+        for number, (context_id, piece) in enumerate(answers, 1):
+            kind, payload = self._extents(context_id, piece)
+            done = number == len(answers)
+            pieces.append(self._chunk(cookie, offset, kind, len(payload), done=done) + payload)
+        return pieces
+
+    def _extents(self, context_id: int, piece: Piece) -> tuple[int, bytes]:
+        return wire.CHUNK_BLOCK_STATUS, wire.CONTEXT_ID.pack(context_id) + piece.to_wire()
+
+
+class ExtendedReplies(StructuredReplies):
+    """What a client gets that negotiated extended headers: chunks only, with 64-bit lengths."""
+
+    def _chunk(self, cookie: int, offset: int, kind: int, length: int, *, done: bool) -> bytes:
+        flags = wire.CHUNK_FLAG_DONE if done else 0
+        magic = wire.EXTENDED_CHUNK_MAGIC
+        return wire.EXTENDED_CHUNK.pack(magic, flags, kind, cookie, offset, length)
+
+    def done(self, cookie: int, offset: int) -> bytes:
+        """Return the reply to a request that succeeded and has nothing to tell."""
+        return self._chunk(cookie, offset, wire.CHUNK_NONE, 0, done=True)
+
+    def _extents(self, context_id: int, piece: Piece) -> tuple[int, bytes]:
+        head = wire.CONTEXT_ID_COUNT.pack(context_id, len(piece))
+        return wire.CHUNK_BLOCK_STATUS_EXT, head + piece.to_wide_wire()
