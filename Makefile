@@ -32,6 +32,10 @@ setup: $(READY) ## make .venv with everything that development needs
 site: setup ## run the notebooks and render them to build/site/
 	$(BIN)/nbexport site --output build
 
+.PHONY: bench
+bench: setup ## compare the NBD server with those that are installed
+	$(BIN)/nbexport bench --json build/bench.json
+
 .PHONY: notebooks
 notebooks: setup ## run the notebooks with their defaults, into build/notebooks/
 	$(BIN)/nbexport site --output build --no-render

@@ -13,6 +13,7 @@ from nbexport.nbd.uri import NbdUri
 from nbexport.units import align_down, is_power_of_two
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator, Sequence
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -142,6 +143,14 @@ class Client:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def detach(self) -> socket.socket:
+        """Return the connection, for who speaks the transmission phase by itself.
+
+        The client is of no use afterwards; whoever took the socket closes it.
+        """
+        self._open = False
+        return self._link.detach()
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes of the disk.

@@ -90,6 +90,10 @@ class Link:
         """Close the connection; closing twice is harmless."""
         self._socket.close()
 
+    def detach(self) -> socket.socket:
+        """Return the socket; this link is of no use afterwards."""
+        return self._socket
+
     def send(self, data: bytes) -> None:
         """Send bytes.
 

@@ -1,0 +1,273 @@
+"""The work: what is asked of every server, and in which order."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbexport import __version__
+from nbexport.bench.images import Scattered, write_data, write_scattered
+from nbexport.bench.load import pump, requests
+from nbexport.bench.report import Comparison, Report
+from nbexport.bench.servers import OURS, Disk, Server, available, can_serve
+from nbexport.errors import PeerError, UsageError
+from nbexport.nbd import BASE_ALLOCATION, Client, dirty_bitmap_name, wire
+from nbexport.units import GiB, KiB, MiB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+TiB = 1 << 40
+DEPTH = 64
+COPY_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done.
+
+    Attributes:
+        disk: bytes of the disk that is mapped.
+        blocks: its scattered clusters.
+        requests: small requests of one measurement.
+        data: bytes of the disk that is read.
+        growth: numbers of extents at which the growth is looked at.
+        rounds: measurements of each, the servers taking turns.
+    """
+
+    disk: int = TiB
+    blocks: int = 100_000
+    requests: int = 20_000
+    data: int = GiB
+    growth: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+    rounds: int = 5
+
+
+QUICK = Scale(64 * GiB, 2_000, 500, 32 * MiB, (1_000, 10_000), 2)
+
+
+def run(
+    scale: Scale | None = None,
+    *,
+    only: Sequence[str] = (),
+    peers: Sequence[str] | None = None,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> Report:
+    """Do the work on every server and compare.
+
+    Args:
+        scale: how much; the full one by default.
+        only: names of work to do, all if there are none.
+        peers: the servers to compare with; those that are installed by default.
+        progress: told what is being measured.
+
+    Raises:
+        UsageError: an unknown piece of work.
+        PeerError: a server failed, or two servers told different maps.
+    """
+    scale = scale or Scale()
+    servers = available() if peers is None else available(tuple(peers))
+    with tempfile.TemporaryDirectory(prefix="nbexport-bench-") as folder:
+        bench = _Bench(Path(folder), scale, servers, progress)
+        work = bench.work()
+        unknown = set(only) - set(work)
+        if unknown:
+            raise UsageError(f"no work '{min(unknown)}' (there is: {', '.join(work)})")
+        comparisons: list[Comparison] = []
+        for name, do in work.items():
+            if not only or name in only:
+                comparisons += do()
+        return Report(comparisons, scale.rounds, {name: _version(name) for name in servers})
+
+
+def _version(server: str) -> str:
+    if server == OURS:
+        return __version__
+    done = subprocess.run(
+        [server, "--version"], capture_output=True, text=True, timeout=10, check=False
+    )
+    return done.stdout.split("\n", 1)[0].strip()
+
+
+class _Bench:
+    def __init__(
+        self, folder: Path, scale: Scale, servers: list[str], progress: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._scale = scale
+        self._servers = servers
+        self._progress = progress
+        self._random = np.random.default_rng(11)
+
+    def work(self) -> dict[str, Callable[[], list[Comparison]]]:
+        return {
+            "maps": self._maps,
+            "status": self._status,
+            "reads": self._reads,
+            "copy": self._copy,
+            "start": self._start,
+            "growth": self._growth,
+        }
+
+    def _measure(
+        self,
+        comparison: Comparison,
+        disk: Disk,
+        do: Callable[[Server], float],
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """Measure on every server that can serve the disk, in rounds in which each has its turn.
+
+        Args:
+            comparison: where the figures go.
+            disk: what is served.
+            do: does the work and returns the figure.
+            fresh: whether each measurement needs a server that was just started.
+        """
+        names = [name for name in self._servers if can_serve(name, disk)]
+        running: dict[str, Server] = {}
+        try:
+            for number in range(self._scale.rounds):
+                for name in names:
+                    self._progress(f"{comparison.name}: {name}, round {number + 1}")
+                    if fresh or name not in running:
+                        if name in running:
+                            running.pop(name).close()
+                        running[name] = Server(name, disk, self._folder)
+                    comparison.add(name, do(running[name]))
+        finally:
+            for server in running.values():
+                server.close()
+
+    def _scattered(self, blocks: int) -> Iterator[Disk]:
+        """Give a disk; its image goes when the next is asked for."""
+        image: Scattered = write_scattered(
+            self._folder / f"scattered-{blocks}.qcow2", self._scale.disk, blocks
+        )
+        try:
+            yield Disk(image.path, "qcow2", image.bitmaps)
+        finally:
+            image.path.unlink()
+
+    def _maps(self) -> list[Comparison]:
+        """Map the whole disk: all contexts, the allocation, one bitmap; and the memory it takes."""
+        everything = Comparison("map, 4 contexts", "the whole disk in all contexts", target=20)
+        allocation = Comparison("map, base:allocation", "the whole disk in base:allocation")
+        bitmap = Comparison("map, one bitmap", "the whole disk in one dirty bitmap", target=2)
+        memory = Comparison("peak memory", "of the server, after these maps", "B")
+        found: dict[str, dict[str, object]] = {}
+
+        def scan(server: Server, contexts: list[str] | None) -> float:
+            with Client.connect(server.uri, contexts=contexts) as client:
+                begin = time.perf_counter()
+                maps = client.map()
+                seconds = time.perf_counter() - begin
+            for name, extents in maps.items():
+                first = found.setdefault(name, {"server": server.name, "extents": extents})
+                if first["extents"] != extents:
+                    raise PeerError(f"{server.name} tells another {name} than {first['server']}")
+            return seconds
+
+        def size(server: Server) -> float:
+            scan(server, None)
+            return float(server.peak_memory)
+
+        for disk in self._scattered(self._scale.blocks):
+            # a cold server walks the image's tables, which is what a backup program meets
+            self._measure(everything, disk, partial(scan, contexts=None), fresh=True)
+            one = [dirty_bitmap_name(disk.bitmaps[0])]
+            self._measure(allocation, disk, partial(scan, contexts=[BASE_ALLOCATION]))
+            self._measure(bitmap, disk, partial(scan, contexts=one))
+            self._measure(memory, disk, size)
+        return [everything, allocation, bitmap, memory]
+
+    def _status(self) -> list[Comparison]:
+        what = f"random block status of 64 KiB in 4 contexts, {DEPTH} in flight"
+        comparison = Comparison("small block status", what, target=2)
+        for disk in self._scattered(self._scale.blocks):
+            places = self._random.integers(0, self._scale.disk // (64 * KiB), self._scale.requests)
+            made = requests(wire.CMD_BLOCK_STATUS, places * 64 * KiB, 64 * KiB)
+            self._measure(comparison, disk, partial(_pumped, made=made, contexts=None))
+        return [comparison]
+
+    def _data(self) -> Iterator[Disk]:
+        path = write_data(self._folder / "data.raw", self._scale.data)
+        try:
+            yield Disk(path, "raw")
+        finally:
+            path.unlink()
+
+    def _reads(self) -> list[Comparison]:
+        what = f"random reads of 4 KiB, {DEPTH} in flight"
+        comparison = Comparison("small reads", what, target=0.7)
+        for disk in self._data():
+            places = self._random.integers(0, self._scale.data // (4 * KiB), self._scale.requests)
+            made = requests(wire.CMD_READ, places * 4 * KiB, 4 * KiB)
+            self._measure(comparison, disk, partial(_pumped, made=made, contexts=[]))
+        return [comparison]
+
+    def _copy(self) -> list[Comparison]:
+        """Read the whole disk by nbdcopy, a client that belongs to none of the servers."""
+        if shutil.which("nbdcopy") is None:
+            self._progress("copy: nbdcopy is not installed")
+            return []
+        found = []
+        for connections in (1, 4):
+            name = f"copy, {connections} connection{'s' if connections > 1 else ''}"
+            target = 1 if connections == 1 else None
+            comparison = Comparison(name, "the whole disk by nbdcopy", target=target)
+            for disk in self._data():
+                self._measure(comparison, disk, partial(_copied, connections=connections))
+            found.append(comparison)
+        return found
+
+    def _start(self) -> list[Comparison]:
+        comparison = Comparison("start", "from the start of the program to its greeting")
+        for disk in self._data():
+            self._measure(comparison, disk, lambda server: server.started_in, fresh=True)
+        return [comparison]
+
+    def _growth(self) -> list[Comparison]:
+        """Map in all contexts what has more and more extents."""
+        found = []
+        for extents in self._scale.growth:
+            comparison = Comparison(f"map of {extents:,} extents", "the whole disk, all contexts")
+            blocks = min(extents // 2, self._scale.disk // (64 * KiB) // 2)
+            for disk in self._scattered(blocks):
+                self._measure(comparison, disk, _mapped)
+            found.append(comparison)
+        return found
+
+
+def _mapped(server: Server) -> float:
+    with Client.connect(server.uri) as client:
+        begin = time.perf_counter()
+        client.map()
+        return time.perf_counter() - begin
+
+
+def _pumped(server: Server, made: list[bytes], contexts: list[str] | None) -> float:
+    client = Client.connect(server.uri, contexts=contexts)
+    begin = time.perf_counter()
+    pump(client, made, DEPTH)
+    return time.perf_counter() - begin
+
+
+def _copied(server: Server, connections: int) -> float:
+    command = ["nbdcopy", f"--connections={connections}", server.uri, "null:"]
+    begin = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=COPY_LIMIT_S, check=False
+    )
+    if done.returncode:
+        raise PeerError(f"nbdcopy from {server.name}: {done.stderr.strip()}")
+    return time.perf_counter() - begin
