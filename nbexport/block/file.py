@@ -102,6 +102,15 @@ class FileNode(BlockNode):
         if inside < len(buffer):
             fill_zeroes(buffer[inside:])
 
+    def read_now(self, offset: int, buffer: memoryview) -> bool:
+        """Fill ``buffer`` from what the kernel has in memory; return whether all of it is there."""
+        if offset < 0 or offset + len(buffer) > self._length:
+            return False
+        try:
+            return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+        except OSError:
+            return False  # not there, or this file system cannot tell
+
     def _status(self, start: int, end: int, *, want_zero: bool) -> Extents:
         if not want_zero:
             return Extents.uniform(start, end, DATA | ALLOCATED)

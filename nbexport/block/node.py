@@ -197,6 +197,10 @@ class BlockNode(ABC):
         if len(buffer):
             self._read(offset, buffer)
 
+    def read_now(self, offset: int, buffer: memoryview) -> bool:  # noqa: ARG002 # drivers use them
+        """Fill ``buffer`` as `read_into` does if that takes no waiting; return whether it did."""
+        return False
+
     def read(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset``; raises what `read_into` raises."""
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -61,6 +61,12 @@ class RawNode(BlockNode):
     def _read(self, offset: int, buffer: memoryview) -> None:
         self.file.read_padded(self.offset + offset, buffer)
 
+    def read_now(self, offset: int, buffer: memoryview) -> bool:
+        """Ask the node below."""
+        if offset < 0 or offset + len(buffer) > self.size:
+            return False
+        return self.file.read_now(self.offset + offset, buffer)
+
     @property
     def writable(self) -> bool:
         """Whether the node below is."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nbexport import block, nbd
+from nbexport.block.file import open_file
 from nbexport.cli.serving import Listening, serve
 from nbexport.errors import UsageError
 from nbexport.nbd.meanings import describe
@@ -187,7 +188,7 @@ def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
         )
     if image_format != block.RawNode.driver:
         raise UsageError(f"{image}: writing images of format '{image_format}' is not supported")
-    file = block.FileNode(image, writable=True)
+    file = open_file(image, writable=True)
     node = block.RawNode(file)
     node.adopt(file)
     return node

@@ -46,6 +46,8 @@ BIG_REQUEST = 128 * KiB
 BATCH_BYTES = 256 * KiB
 BATCH_SECONDS = 0.0005
 """Replies that are ready are sent when they are so many, or wait so long, or when all is done."""
+QUICK_READ = 64 * KiB
+"""Up to here a read from the kernel's memory costs less than handing it to a thread."""
 KEPT_PIECES = 256
 """Chunks that are answered from memory before they are sent and others have their turn."""
 JOB_SECONDS = 3.0
@@ -196,6 +198,7 @@ class Transmission:
         self._is_over = False
         self._jobs: set[Future[None]] = set()
         self._kept: list[Buffer] = []
+        self._kept_bytes = 0
 
     async def run(self) -> None:
         """Answer requests until the client leaves, or is left."""
@@ -220,7 +223,7 @@ class Transmission:
         while True:
             while (request := engine.next_request()) is not None:
                 size = memory_of(engine, request)
-                if request.command == wire.CMD_BLOCK_STATUS and await self._answer_now(request):
+                if self._may_be_quick(request) and await self._answer_now(request):
                     continue
                 while self._requests >= REQUESTS_MAX or (
                     self._bytes and self._bytes + size > BYTES_MAX
@@ -249,8 +252,14 @@ class Transmission:
             else:
                 engine.receive_eof()
 
+    @staticmethod
+    def _may_be_quick(request: Request) -> bool:
+        if request.command == wire.CMD_READ:
+            return request.length <= QUICK_READ and not request.flags & wire.CMD_FLAG_FUA
+        return request.command == wire.CMD_BLOCK_STATUS
+
     async def _answer_now(self, request: Request) -> bool:
-        """Answer a block status here if nobody has to wait for a disk; return whether that is so.
+        """Answer a request here if nobody has to wait for a disk; return whether that is so.
 
         Handing a request to a thread and its reply back takes longer than such an answer.
         """
@@ -261,14 +270,15 @@ class Transmission:
         if reply is None:
             return False
         self._kept += reply
-        if len(self._kept) >= KEPT_PIECES or len(reply[0]) >= BATCH_BYTES:
+        self._kept_bytes += sum(map(len, reply))
+        if len(self._kept) >= KEPT_PIECES or self._kept_bytes >= BATCH_BYTES:
             await self._send_kept()
             await asyncio.sleep(0)  # others have their turn
         return True
 
     async def _send_kept(self) -> None:
         if self._kept:
-            pieces, self._kept = self._kept, []
+            pieces, self._kept, self._kept_bytes = self._kept, [], 0
             await self._stream.write(pieces)
 
     # Threads

@@ -65,6 +65,8 @@ class Export:
         multi_conn: whether several connections see the same disk.
         writer: takes writes; None for a read-only export.
         unmap: whether trimming and zeroing may give storage back.
+        read_now: fills a buffer as ``read_into`` does if that takes no waiting, and tells whether
+            it did; called in the event loop. None if nothing is known to be quick.
         maps: what is kept of the contexts' extents.
     """
 
@@ -78,6 +80,7 @@ class Export:
     multi_conn: bool = True
     writer: WritableDisk | None = None
     unmap: bool = False
+    read_now: Callable[[int, memoryview], bool] | None = None
     maps: Maps = field(init=False, repr=False)
     zeroes: MetaContext | None = field(init=False, repr=False)
 
@@ -169,6 +172,7 @@ def from_node(
         multi_conn,
         node if writable else None,
         unmap,
+        node.read_now,
     )
 
 

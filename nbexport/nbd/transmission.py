@@ -303,10 +303,30 @@ class ServerTransmission:
         return self._status(request, self.choice.export.maps.pieces(contexts, start, end, limit))
 
     def kept_reply(self, request: Request) -> list[Buffer] | None:
-        """Return the reply to a block status if nobody has to wait for it, else None."""
+        """Return the reply to a block status or a read if nobody has to wait, else None."""
+        if request.command == wire.CMD_READ:
+            return self._kept_read(request)
         contexts, start, end, limit = self._asked(request)
         pieces = self.choice.export.maps.kept_pieces(contexts, start, end, limit)
         return None if pieces is None else self._status(request, pieces)
+
+    def _kept_read(self, request: Request) -> list[Buffer] | None:
+        export, end = self.choice.export, request.offset + request.length
+        if export.read_now is None or not request.length:
+            return None
+        data = memoryview(bytearray(request.length))
+        if not export.read_now(request.offset, data):
+            return None
+        zeroes = None
+        # After the data: what became a hole meanwhile may be told, what became data may not.
+        fragments = self.choice.chunked and not request.flags & wire.CMD_FLAG_DF
+        if export.zeroes is not None and fragments:
+            limit = request.length
+            kept = export.maps.kept_pieces((export.zeroes,), request.offset, end, limit)
+            if kept is None:
+                return None
+            zeroes = kept[0]
+        return self.replies.read(request.cookie, request.offset, data, zeroes)
 
     def _asked(self, request: Request) -> tuple[tuple[MetaContext, ...], int, int, int]:
         """Return the contexts, the range, and how many extents may be told."""

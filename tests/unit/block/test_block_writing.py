@@ -138,3 +138,14 @@ def test_maps_follow_each_write(tmp_path):
         assert node.allocation().total(0) == SIZE // 2  # now from the kept map
         node.write_zeroes(0, SIZE)
         assert list(node.allocation()) == [(0, SIZE, 3)]
+
+
+def test_what_the_kernel_has_in_memory_is_read_without_waiting(disk, monkeypatch):
+    disk.write_from(100, memoryview(b"hello"))
+    buffer = bytearray(7)
+    assert disk.read_now(99, memoryview(buffer))
+    assert buffer == b"AhelloA"
+    assert not disk.read_now(SIZE - 3, memoryview(buffer))
+    assert not disk.read_now(-1, memoryview(buffer))
+    monkeypatch.setattr(os, "preadv", refuse(errno.EAGAIN))
+    assert not disk.read_now(99, memoryview(buffer))

@@ -155,6 +155,9 @@ def test_a_bitmap_shorter_than_its_export(tmp_path):
         def version(self):
             return None
 
+        def read_now(self, offset, buffer):
+            return False
+
         depth = allocation
 
     made = from_node(Node(), "", allocation_depth=True, bitmaps=[("b", bitmap.extents)])

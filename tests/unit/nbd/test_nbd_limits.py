@@ -30,7 +30,7 @@ from nbd_talk import (
     serving,
 )  # fmt: skip
 
-from nbexport.bits import Bitmap
+from nbexport.bits import Bitmap, Extents
 from nbexport.nbd import Client, Export, MetaContext, NbdServer, server
 from nbexport.nbd import connection as module
 
@@ -209,6 +209,29 @@ def test_a_map_in_memory_is_told_while_the_disk_hangs(path):
         disk.open.set()
         cookies = {int.from_bytes(talk.take_reply()[8:16], "big") for _ in range(30)}
         assert cookies == set(range(30))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_read_that_need_not_wait_does_not(path, quick):
+    """What is not at hand goes to a thread; both give the same bytes, in chunks of the same map."""
+    disk = Disk()
+    disk.bytes[8192:12288] = b"d" * 4096
+
+    def read_now(offset, buffer):
+        if quick:
+            buffer[:] = disk.bytes[offset : offset + len(buffer)]
+        return quick
+
+    allocation = Extents([0, 8192, 12288, SIZE], [3, 0, 3])
+    base = MetaContext("base:allocation", 0, allocation.clip, lambda: 1)
+    export = disk.export(contexts=(base,), allocation=allocation.clip, read_now=read_now)
+    with serving(path, export), begin(path) as talk:
+        replies = [talk.request(READ, 4096, 16384) for _ in range(4)]
+        assert len(set(replies)) == 1
+        assert replies[0].count(b"d" * 4096) == 1
+        assert len(replies[0]) == 2 * (20 + 12) + 28 + 4096
+        assert talk.request(READ, 8190, 4, DF)[-4:] == b"\0\0dd"
+    assert len(disk.done) == (2 if quick else 5)  # the map is kept from the second question on
 
 
 def test_many_small_requests_are_answered_by_few_sends(path, monkeypatch):
