@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 CLUSTER = 64 * KiB
 _L2_ENTRIES = CLUSTER // 8
 _COPIED = 1 << 63
-_ZERO = 1
 _REFCOUNTS = CLUSTER // 2  # 16 bits each
+# Clusters of the file for the data; shared by 2**24 blocks of a disk each is used 65,536 times
+# less one at most, which is what 16 bits can count.
+_HOSTS = 512
 _GRANULARITY_BITS = 16
 _AUTO = 2
 _BITMAPS_EXTENSION = 0x23852875
@@ -36,7 +38,7 @@ class Scattered:
     Attributes:
         path: the file.
         size: of the disk, in bytes.
-        blocks: allocated clusters of 64 KiB; they read as zeroes.
+        blocks: allocated clusters of 64 KiB; many share their data, so that the file stays small.
         bitmaps: names of its bitmaps; in each these clusters are dirty.
     """
 
@@ -71,23 +73,28 @@ def write_scattered(
     l1_clusters = -(-l1_entries * 8 // CLUSTER)
     data_clusters = -(-clusters // 8 // CLUSTER) or 1
     table_clusters = -(-data_clusters * 8 // CLUSTER)
-    used = 1 + l1_clusters + len(tables) + 1 + len(bitmaps) * (table_clusters + data_clusters)
+    hosts = min(blocks, _HOSTS)
+    used = hosts + 1 + l1_clusters + len(tables) + 1
+    used += len(bitmaps) * (table_clusters + data_clusters)
     # refcount blocks count themselves and their table
     refcount_blocks = 1
     while refcount_blocks * _REFCOUNTS < used + 1 + refcount_blocks:
         refcount_blocks += 1
     total = used + 1 + refcount_blocks
+    host = total - hosts  # the data come last
     l1 = 1
     l2 = l1 + l1_clusters
     directory = l2 + len(tables)
     first_bitmap = directory + 1
-    refcount_table = total - 1 - refcount_blocks
+    refcount_table = host - 1 - refcount_blocks
     with path.open("wb") as file:
         file.truncate(total * CLUSTER)
         entries = np.zeros(l1_clusters * _L2_ENTRIES, ">u8")
         entries[tables] = (np.arange(len(tables), dtype=np.uint64) + l2) * CLUSTER | _COPIED
         _put(file, l1, entries)
-        _write_l2(file, l2, tables, chosen)
+        _write_l2(file, l2, tables, chosen, host)
+        file.seek(host * CLUSTER)
+        file.write(np.random.default_rng(seed).bytes(hosts * CLUSTER))
         records = b""
         bits = np.packbits(_bits(clusters, chosen), bitorder="little")
         for number, name in enumerate(bitmaps):
@@ -101,6 +108,7 @@ def write_scattered(
         file.write(records)
         counts = np.zeros(refcount_blocks * _REFCOUNTS, ">u2")
         counts[:total] = 1
+        counts[host:total] = np.bincount(np.arange(blocks) % _HOSTS, minlength=hosts)[:hosts]
         blocks_at = refcount_table + 1
         _put(
             file,
@@ -121,7 +129,9 @@ def _put(file: BinaryIO, cluster: int, data: np.ndarray) -> None:
     file.write(data.tobytes())
 
 
-def _write_l2(file: BinaryIO, first: int, tables: np.ndarray, chosen: np.ndarray) -> None:
+def _write_l2(
+    file: BinaryIO, first: int, tables: np.ndarray, chosen: np.ndarray, host: int
+) -> None:
     """Write the L2 tables, a group at a time: all of a large disk's would take gigabytes."""
     group = 16 * MiB // CLUSTER
     for start in range(0, len(tables), group):
@@ -129,7 +139,8 @@ def _write_l2(file: BinaryIO, first: int, tables: np.ndarray, chosen: np.ndarray
         low, high = np.searchsorted(chosen, [part[0] * _L2_ENTRIES, (part[-1] + 1) * _L2_ENTRIES])
         inside = chosen[low:high]
         entries = np.zeros((len(part), _L2_ENTRIES), ">u8")
-        entries[np.searchsorted(part, inside // _L2_ENTRIES), inside % _L2_ENTRIES] = _ZERO
+        places = (np.arange(low, high, dtype=np.uint64) % _HOSTS + host) * CLUSTER
+        entries[np.searchsorted(part, inside // _L2_ENTRIES), inside % _L2_ENTRIES] = places
         _put(file, first + start, entries)
 
 

@@ -97,6 +97,10 @@ class Bitmap:
         """
         return int(np.bitwise_count(self._data).sum(dtype=np.int64)) * self.granularity
 
+    def count_changes(self) -> int:
+        """Return how often the disk changes between clean and dirty: its extents, or one less."""
+        return kernels.count_changes(self._data)
+
     def set(self, offset: int, length: int) -> None:
         """Mark every granule that ``[offset, offset + length)`` touches.
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _BUSY_SHARE = 1 / 64
 """Share of words with a change above which unpacking everything wins (measured at 2**24 bits)."""
+_PART = 1 << 14
+"""Words that are unpacked at a time: 1 MiB."""
 
 
 def pad_to_words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -51,13 +53,31 @@ def changes(data: NDArray[np.uint8], n_bits: int) -> NDArray[np.int64]:
     edges = words ^ ((words << np.uint64(1)) | carry)
     busy = np.flatnonzero(edges)
     if len(busy) > len(words) * _BUSY_SHARE:
-        bits = np.unpackbits(edges.view(np.uint8), bitorder="little")
-        found = np.flatnonzero(bits)
+        # In parts: unpacked, a bitmap is eight times as large.
+        parts = [
+            np.flatnonzero(np.unpackbits(edges[at : at + _PART].view(np.uint8), bitorder="little"))
+            + at * 64
+            for at in range(0, len(edges), _PART)
+        ]
+        found = np.concatenate(parts)
     else:
         rows = np.unpackbits(edges[busy].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
         row, column = np.nonzero(rows)
         found = busy[row] * 64 + column
     return found[: np.searchsorted(found, n_bits)].astype(np.int64, copy=False)
+
+
+def count_changes(data: NDArray[np.uint8]) -> int:
+    """Return how many bits differ from the bit before them, as `changes` would find them.
+
+    Shape: data (n,) uint8, packed least significant first; bits behind the end are 0.
+    """
+    words = pad_to_words(data)
+    if not len(words):
+        return 0
+    edges = words ^ (words << np.uint64(1))
+    edges[1:] ^= words[:-1] >> np.uint64(63)
+    return int(np.bitwise_count(edges).sum(dtype=np.int64))
 
 
 def fill(data: NDArray[np.uint8], first: int, last: int, *, value: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from nbexport.bits import Extents
 from nbexport.errors import PeerError, ProtocolError, UsageError
 from nbexport.nbd import wire
+from nbexport.nbd.collect import Answer, Collector
 from nbexport.nbd.link import Chunk, Link
 from nbexport.nbd.uri import NbdUri
 from nbexport.units import align_down, is_power_of_two
@@ -26,8 +27,10 @@ _STATUS_ALIGNMENT = 4096
 (CVE-2025-47711)."""
 _CHUNKS_MAX = 1 << 20
 """Chunks of one reply: a read of 32 MiB in pieces of 32 bytes."""
-_STATUS_REPLIES_MAX = 1 << 22
-"""Block-status replies that make one map: 256 GiB by a server that tells 64 KiB at a time."""
+_STATUS_CHUNKS_MAX = 1 << 22
+"""Block-status chunks that make one map: 64 GiB by a server that tells 64 KiB in 4 contexts."""
+MAP_DEPTH = 8
+"""Requests of a map in flight: the server works while its last answers are read."""
 _SIZE_MAX = (1 << 63) - 1
 """Sizes above are not allowed ("Size of the export"), and offsets would not fit into int64."""
 
@@ -264,22 +267,43 @@ class Client:
         self._check_range(start, stop - start)
         if not self.contexts:
             raise UsageError(f"{self._link.uri}: no metadata context was selected")
-        pieces: dict[str, list[Extents]] = {name: [Extents.empty(start)] for name in self.contexts}
         minimum = self.block_size.minimum if self.block_size else 1
         step = align_down(_STATUS_MAX, max(minimum, _STATUS_ALIGNMENT))
-        at = start
-        for _ in range(_STATUS_REPLIES_MAX):
-            if at >= stop:
-                break
-            found = self.block_status(at, min(step, stop - at))
-            # Contexts of one reply may end at different offsets; all are known up to the first.
-            reached = min(stop, *(extents.end for extents in found.values()))
-            for name, extents in found.items():
-                pieces[name].append(extents.clip(at, reached))
-            at = reached
-        else:
-            raise self._link.fail(f"block status: endless replies, at offset {at} of {stop}")
-        return {name: Extents.concatenate(parts) for name, parts in pieces.items()}
+        collector = Collector(self.contexts, start)
+        # What is still to be asked; the next range last.
+        ranges = [(at, min(step, stop - at)) for at in range(start, stop, step)][::-1]
+        flying: dict[int, Answer] = {}
+        failure: PeerError | None = None
+        for _ in range(_STATUS_CHUNKS_MAX):
+            while ranges and failure is None and len(flying) < MAP_DEPTH:
+                offset, length = ranges.pop()
+                cookie = self._send(wire.CMD_BLOCK_STATUS, offset, length)
+                flying[cookie] = Answer(offset, length)
+            if not flying:
+                # What was asked is answered, so the connection stays of use after a failure.
+                if failure is not None:
+                    raise failure
+                return collector.maps()
+            chunk = self._link.chunk()
+            answer = flying.get(chunk.cookie)
+            if answer is None:
+                raise self._link.fail("block status: a reply to no request of ours")
+            doing = f"block status at offset {answer.offset}"
+            try:
+                if chunk.kind & wire.CHUNK_FLAG_ERROR:
+                    failure = failure or self._link.error_of(chunk, doing)
+                elif chunk.kind != wire.CHUNK_NONE or chunk.payload:
+                    collector.take(answer, chunk)
+                if chunk.done:
+                    del flying[chunk.cookie]
+                    if failure is not None:
+                        continue
+                    reached = collector.finish(answer)
+                    if reached < answer.offset + answer.length:
+                        ranges.append((reached, answer.offset + answer.length - reached))
+            except ProtocolError as error:
+                raise self._link.fail(str(error)) from error
+        raise self._link.fail(f"block status: endless replies for {stop - start} bytes")
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.export_size:

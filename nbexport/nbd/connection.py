@@ -46,7 +46,7 @@ BIG_REQUEST = 128 * KiB
 BATCH_BYTES = 256 * KiB
 BATCH_SECONDS = 0.0005
 """Replies that are ready are sent when they are so many, or wait so long, or when all is done."""
-QUICK_READ = 64 * KiB
+QUICK_READ = 512 * KiB
 """Up to here a read from the kernel's memory costs less than handing it to a thread."""
 KEPT_PIECES = 256
 """Chunks that are answered from memory before they are sent and others have their turn."""
@@ -269,6 +269,8 @@ class Transmission:
             return False  # a thread will find out, and tell the client
         if reply is None:
             return False
+        if self._engine.joint_is_worth():
+            self._start_joining()
         self._kept += reply
         self._kept_bytes += sum(map(len, reply))
         if len(self._kept) >= KEPT_PIECES or self._kept_bytes >= BATCH_BYTES:
@@ -292,6 +294,12 @@ class Transmission:
             self._start_thread()
         if self._watch is None:
             self._watch = self._loop.call_later(STALL_SECONDS, self._look, self._done)
+
+    def _start_joining(self) -> None:
+        choice = self._engine.choice
+        job = self._pool.submit(choice.export.maps.join, choice.contexts)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
 
     def _start_thread(self) -> None:
         self._threads += 1

@@ -22,6 +22,8 @@ REPLY_MAX = 64 * KiB
 """Longest option reply that is taken: a name and a description of 4096 bytes each fit well."""
 REPLIES_MAX = 1 << 17
 """Replies to one option, one for each export or context: twice the bitmaps of a qcow2 image."""
+INPUT_SIZE = 256 * KiB
+"""Bytes that are taken at once where less was asked for."""
 CHUNK_MAX = 64 * MiB
 """Longest chunk that is taken: twice what this client asks for in one read."""
 
@@ -77,6 +79,9 @@ class Link:
     def __init__(self, uri: NbdUri, timeout: float) -> None:
         self.uri = uri
         self.without_zeroes = False
+        # What came with the bytes that were asked for: small answers take no system call each.
+        self._input = bytearray(INPUT_SIZE)
+        self._taken = self._filled = 0
         try:
             self._socket = _connect(uri, timeout)
         except OSError as error:
@@ -91,7 +96,13 @@ class Link:
         self._socket.close()
 
     def detach(self) -> socket.socket:
-        """Return the socket; this link is of no use afterwards."""
+        """Return the socket; this link is of no use afterwards.
+
+        Raises:
+            PeerError: the server has sent something that nobody has asked for.
+        """
+        if self._taken != self._filled:
+            raise self.fail("bytes that belong to nothing")
         return self._socket
 
     def send(self, data: bytes) -> None:
@@ -118,14 +129,28 @@ class Link:
     def receive_into(self, buffer: memoryview) -> None:
         """Fill a buffer; raises what `receive` raises."""
         done = 0
+        while done < len(buffer):
+            ready = min(self._filled - self._taken, len(buffer) - done)
+            if ready:
+                end = self._taken + ready
+                buffer[done : done + ready] = memoryview(self._input)[self._taken : end]
+                self._taken = end
+                done += ready
+            elif len(buffer) - done >= INPUT_SIZE:
+                done += self._receive_some(buffer[done:])
+            else:
+                self._filled = self._receive_some(memoryview(self._input))
+                self._taken = 0
+
+    def _receive_some(self, buffer: memoryview) -> int:
+        """Take what has come, at least one byte; return how much."""
         try:
-            while done < len(buffer):
-                count = self._socket.recv_into(buffer[done:])
-                if not count:
-                    raise self.fail("the server closed the connection")
-                done += count
+            count = self._socket.recv_into(buffer)
         except OSError as error:
             raise self.fail(_reason(error)) from error
+        if not count:
+            raise self.fail("the server closed the connection")
+        return count
 
     def wait_for_end(self, seconds: float) -> None:
         """Wait until the server closes the connection; what it still sends is dropped.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 import threading
+from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,14 +21,21 @@ from nbexport.nbd import wire
 from nbexport.units import MiB
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
 
     from nbexport.nbd.contexts import MetaContext
 
+WHOLE_EXTENTS = 1 << 19
+"""A bitmap with no more extents is one window: 10 MiB at most, of which three are kept."""
 WINDOW_EXTENTS = 1 << 16
 """Extents of a window where they can be told in advance: 20 bytes each are 1.25 MiB."""
+JOINT_PLACES = 1 << 20
+JOINT_ANSWERS = 1 << 12
+JOINTS_MAX = 4
+"""Tables of several contexts: 10 bytes a place are 10 MiB for each; as many choices of contexts
+are remembered."""
 KEPT_BYTES = 32 * MiB
 """Windows that one export keeps; the one that was used longest ago goes first."""
 _EXTENT_BYTES = 8 + 4 + 8  # bound, flags, descriptor
@@ -116,13 +125,22 @@ class ContextMap:
         """
         source = self._context.source() if self._context.source is not None else None
         if isinstance(source, Bitmap):
-            span = WINDOW_EXTENTS * source.granularity
+            span = self._span_of(source)
+            if span == source.size and self._whole(source) is None:
+                return None  # making it takes too long for this place
             if (end - 1) // span - start // span > 1:
                 return None  # more than two windows, which may have to be made
             return self._of_bitmap(source, start, end, WINDOW_EXTENTS)
         version = self._version(versions)
         window = None if version is None else self._cache.get((self._number, 0), version)
         return None if window is None else [window]
+
+    def state(self, versions: dict[int, Hashable]) -> Hashable:
+        """Return what changes when the map does; None if nothing tells."""
+        source = self._context.source() if self._context.source is not None else None
+        if isinstance(source, Bitmap):
+            return id(source), source.version
+        return self._version(versions)
 
     def windows(
         self, start: int, end: int, limit: int, versions: dict[int, Hashable]
@@ -170,8 +188,21 @@ class ContextMap:
             versions[id(ask)] = ask()
         return versions[id(ask)]
 
+    def _span_of(self, bitmap: Bitmap) -> int:
+        """Return how many bytes of the disk a window has."""
+        version = id(bitmap), bitmap.version
+        if self._span is None or self._span[0] != version:
+            span = WINDOW_EXTENTS * bitmap.granularity
+            if bitmap.size > span and bitmap.count_changes() < WHOLE_EXTENTS:
+                span = bitmap.size
+            self._span = version, span
+        return self._span[1]
+
+    def _whole(self, bitmap: Bitmap) -> Window | None:
+        return self._cache.get((self._number, 0), (id(bitmap), bitmap.version))
+
     def _of_bitmap(self, bitmap: Bitmap, start: int, end: int, limit: int) -> list[Window]:
-        span = WINDOW_EXTENTS * bitmap.granularity
+        span = self._span_of(bitmap)
         version = id(bitmap), bitmap.version
         found: list[Window] = []
         extents, at = 0, start
@@ -321,6 +352,45 @@ def piece(windows: list[Window], start: int, end: int, limit: int) -> Piece:
     return Several(cut, flags[first:last], None if descriptors is None else descriptors[first:last])
 
 
+class Joint:
+    """Several contexts in one table: where any of them changes, and what each says in between.
+
+    A small question lies between two such places nearly always, and then one look answers it for
+    all contexts.
+
+    Args:
+        windows: one of each context, over the same bytes.
+
+    Raises:
+        ValueError: there would be more places than `JOINT_PLACES`, or more answers than
+            `JOINT_ANSWERS`.
+    """
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        bounds = np.unique(np.concatenate([window.bounds for window in windows]))
+        if len(bounds) > JOINT_PLACES:
+            raise ValueError("too many places")
+        code = np.zeros(len(bounds) - 1, dtype=np.int64)
+        answers: list[tuple[int, ...]] = [()]
+        for window in windows:
+            values, index = np.unique(window.flags, return_inverse=True)
+            here = np.searchsorted(window.bounds, bounds[:-1], side="right") - 1
+            code = code * len(values) + index[here]
+            answers = [(*answer, flag) for answer in answers for flag in values.tolist()]
+            if len(answers) > JOINT_ANSWERS:
+                raise ValueError("too many answers")
+        self._bounds = array("q", bounds.tobytes())
+        self._codes = array("H", code.astype(np.uint16).tobytes())
+        self._answers = answers
+
+    def flags(self, start: int, end: int) -> tuple[int, ...] | None:
+        """Return the flags of each context in ``[start, end)``; None if any changes there."""
+        place = bisect_right(self._bounds, start) - 1
+        if end > self._bounds[place + 1]:
+            return None
+        return self._answers[self._codes[place]]
+
+
 class Maps:
     """What an export knows of its bytes, by context.
 
@@ -337,6 +407,49 @@ class Maps:
             for number, context in enumerate(contexts)
         }
         self._contexts = contexts  # kept, so that their ids stay theirs
+        self._joints: dict[tuple[MetaContext, ...], tuple[Hashable, Joint | None]] = {}
+
+    def joint(self, contexts: tuple[MetaContext, ...]) -> Joint | None:
+        """Return the table of several contexts if `join` made one that is still true."""
+        held = self._joints.get(contexts)
+        if held is None or held[1] is None or held[0] != self._state(contexts):
+            return None
+        return held[1]
+
+    def join(self, contexts: tuple[MetaContext, ...]) -> None:
+        """Make the table of several contexts if all are kept whole; takes a while."""
+        state = self._state(contexts)
+        held = self._joints.get(contexts)
+        if state is None or (held is not None and held[0] == state):
+            return
+        versions: dict[int, Hashable] = {}
+        windows = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            kept = None if known is None else known.kept(0, self._size, versions)
+            if kept is None or len(kept) != 1:
+                return
+            windows.append(kept[0])
+        try:
+            made = Joint(windows)
+        except ValueError:
+            made = None  # not before something changes
+        if len(self._joints) >= JOINTS_MAX:
+            self._joints.pop(next(iter(self._joints)))
+        if state == self._state(contexts):
+            self._joints[contexts] = state, made
+
+    def _state(self, contexts: tuple[MetaContext, ...]) -> Hashable:
+        """Return what changes when any of the contexts does; None if one cannot tell."""
+        versions: dict[int, Hashable] = {}
+        found = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            state = None if known is None else known.state(versions)
+            if state is None:
+                return None
+            found.append(state)
+        return tuple(found)
 
     def piece(self, context: MetaContext, start: int, end: int, limit: int) -> Piece:
         """Return what a context says of ``[start, end)``, at most ``limit`` extents.

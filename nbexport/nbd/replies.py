@@ -6,6 +6,8 @@ where several are allowed is QEMU's decision.
 
 from __future__ import annotations
 
+import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +24,16 @@ Buffer = bytes | memoryview
 
 STATE_ZERO = 2
 """The bit of base:allocation that says that bytes read as zeroes."""
+
+
+_WIDE_PAIR = struct.Struct(">QQ")
+_UNIFORM = wire.CONTEXT_ID.size + 8  # payload of a chunk with one descriptor
+
+
+@lru_cache(maxsize=64)
+def _uniform(count: int) -> struct.Struct:
+    """Return the layout of so many chunks with one descriptor each."""
+    return struct.Struct(">" + "IHHQIIII" * count)
 
 
 class SimpleReplies:
@@ -60,9 +72,37 @@ class SimpleReplies:
         del cookie, offset, answers
         raise AssertionError("a block status needs structured replies")
 
+    def uniform(
+        self, cookie: int, offset: int, length: int, ids: Sequence[int], flags: Sequence[int]
+    ) -> bytes:
+        """Return the reply to a block status in which each context has one extent."""
+        del cookie, offset, length, ids, flags
+        raise AssertionError("a block status needs structured replies")
+
 
 class StructuredReplies(SimpleReplies):
     """What a client gets that negotiated structured replies."""
+
+    def uniform(
+        self, cookie: int, offset: int, length: int, ids: Sequence[int], flags: Sequence[int]
+    ) -> bytes:
+        """Return the reply to a block status in which each context has one extent.
+
+        Args:
+            cookie: what the reply repeats.
+            offset: first byte.
+            length: of the extent, in bytes.
+            ids: the numbers of the contexts.
+            flags: the flags of each.
+        """
+        del offset
+        last = len(ids) - 1
+        fields: list[int] = []
+        for number, flag in enumerate(flags):
+            done = wire.CHUNK_FLAG_DONE if number == last else 0
+            fields += (wire.CHUNK_MAGIC, done, wire.CHUNK_BLOCK_STATUS, cookie, _UNIFORM)
+            fields += (ids[number], length, flag)
+        return _uniform(len(ids)).pack(*fields)
 
     def _chunk(self, cookie: int, offset: int, kind: int, length: int, *, done: bool) -> bytes:  # noqa: ARG002
         return wire.pack_chunk(cookie, kind, length, done=done)
@@ -119,6 +159,17 @@ class StructuredReplies(SimpleReplies):
 
 class ExtendedReplies(StructuredReplies):
     """What a client gets that negotiated extended headers: chunks only, with 64-bit lengths."""
+
+    def uniform(
+        self, cookie: int, offset: int, length: int, ids: Sequence[int], flags: Sequence[int]
+    ) -> bytes:
+        """Return the reply to a block status in which each context has one extent."""
+        pieces = []
+        for number, (context_id, flag) in enumerate(zip(ids, flags, strict=True), 1):
+            payload = wire.CONTEXT_ID_COUNT.pack(context_id, 1) + _WIDE_PAIR.pack(length, flag)
+            kind, done = wire.CHUNK_BLOCK_STATUS_EXT, number == len(ids)
+            pieces.append(self._chunk(cookie, offset, kind, len(payload), done=done) + payload)
+        return b"".join(pieces)
 
     def _chunk(self, cookie: int, offset: int, kind: int, length: int, *, done: bool) -> bytes:
         flags = wire.CHUNK_FLAG_DONE if done else 0

@@ -18,7 +18,7 @@ from nbexport.nbd.replies import Buffer, ExtendedReplies, SimpleReplies, Structu
 
 if TYPE_CHECKING:
     from nbexport.nbd.contexts import MetaContext
-    from nbexport.nbd.maps import Piece
+    from nbexport.nbd.maps import Joint, Piece
     from nbexport.nbd.negotiation import Choice
 
 # Command flags beside FUA, which every command takes.
@@ -62,6 +62,10 @@ class _Refusal:
     message: str
 
 
+JOINT_AFTER = 128
+"""Answers from memory after which one table for all contexts pays off."""
+
+
 class ServerTransmission:
     """The requests of one connection.
 
@@ -91,11 +95,27 @@ class ServerTransmission:
         self._after_drop: bytes = b""
         self._awaiting: Request | None = None  # its payload is on the way
         self._awaited = 0
+        self._ids = [context.id for context in choice.contexts]
+        # One table for all contexts; looked at again when the client has sent something new.
+        self._joint: Joint | None = None
+        self._joint_is_fresh = False
+        self._without_joint = 0
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the client."""
+        self._joint_is_fresh = False
         if not (self.closed or self.disconnected):
             self._input += data
+
+    def joint_is_worth(self) -> bool:
+        """Return whether so much was answered without a joint table that one should be made.
+
+        It is said once for each `JOINT_AFTER` answers.
+        """
+        if self._without_joint < JOINT_AFTER or len(self.choice.contexts) == 0:
+            return False
+        self._without_joint = 0
+        return True
 
     def receive_eof(self) -> None:
         """Take the end of the client's data: what is under way is still answered."""
@@ -307,7 +327,17 @@ class ServerTransmission:
         if request.command == wire.CMD_READ:
             return self._kept_read(request)
         contexts, start, end, limit = self._asked(request)
-        pieces = self.choice.export.maps.kept_pieces(contexts, start, end, limit)
+        maps = self.choice.export.maps
+        if not self._joint_is_fresh:
+            self._joint = maps.joint(contexts) if request.contexts is None else None
+            self._joint_is_fresh = True
+        if self._joint is not None and request.contexts is None:
+            flags = self._joint.flags(start, end)
+            if flags is not None:
+                ids = self._ids
+                return [self.replies.uniform(request.cookie, start, request.length, ids, flags)]
+        pieces = maps.kept_pieces(contexts, start, end, limit)
+        self._without_joint += 1
         return None if pieces is None else self._status(request, pieces)
 
     def _kept_read(self, request: Request) -> list[Buffer] | None:

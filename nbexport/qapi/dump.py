@@ -39,12 +39,30 @@ def dump(schema: Schema) -> str:
     Args:
         schema: a schema that was read from text.
     """
+    free, behind = _free_texts(schema)
     blocks = [*_pragmas(schema)]
-    blocks += [_comment(doc, schema.rules) for doc in schema.docs if doc.symbol is None]
     for entity in schema.entities.values():
         if not _is_implicit(schema, entity):
+            blocks += free.get(entity.name, [])
             blocks.append(dump_entity(schema, entity))
-    return "\n".join(blocks)
+    return "\n".join([*blocks, *behind])
+
+
+def _free_texts(schema: Schema) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the comments that describe no definition, by the definition before which they go.
+
+    That is the next one with a comment of its own: before one without, a free text would be
+    taken for its comment, and refused. Those behind the last such definition end the text.
+    """
+    free: dict[str, list[str]] = {}
+    waiting: list[str] = []
+    for doc in schema.docs:
+        if doc.symbol is None:
+            waiting.append(_comment(doc, schema.rules))
+        elif waiting:
+            free[doc.symbol] = waiting
+            waiting = []
+    return free, waiting
 
 
 def dump_entity(schema: Schema, entity: Entity) -> str:
@@ -165,13 +183,26 @@ class _Writer:
             value["features"] = [part["name"] if len(part) == 1 else part for part in parts]
         if condition:
             new = self._rules.since(6, 2)
-            value["if"] = condition.expression if new else _in_c(condition.expression)
+            value["if"] = condition.expression if new else _old_condition(condition.expression)
         return value
 
 
 def _short(value: dict[str, Any]) -> Any:
     """Return a type alone where nothing else is said of a member."""
     return value["type"] if len(value) == 1 else value
+
+
+def _old_condition(expression: Any) -> str | list[str]:
+    """Return a condition as releases until 6.1 have it: an expression in C, or a list of them.
+
+    A list is needed where a part is more than symbols and logic: its operators are not known, so
+    it can't be joined with others.
+    """
+    if isinstance(expression, dict) and "all" in expression:
+        parts = expression["all"]
+        if any(isinstance(part, str) and not _SYMBOL.fullmatch(part) for part in parts):
+            return [_in_c(part) for part in parts]
+    return _in_c(expression)
 
 
 def _in_c(expression: Any) -> str:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 # QEMU's deepest chain of bases and branches has 4 types; its front end gives up at 1000 frames.
 MAX_CONTAINMENT = 1000
+# Members of all objects, those of their bases included each time. QEMU's schema has some 10,000;
+# each takes 2 us, so that a schema made to be slow ends within seconds.
+MAX_MEMBERS = 4_000_000
 # Distinct features of a schema: they are bits of a 64-bit number, of which two are given away.
 MAX_FEATURES = 64
 
@@ -61,6 +64,7 @@ class Resolver:
         self._rules = schema.rules
         self._done: set[str] = set()
         self._depth: dict[str, int] = {}
+        self._members = 0
 
     def run(self) -> None:
         """Resolve everything.
@@ -177,11 +181,17 @@ class Resolver:
             self._features(member.features, member.name, info)
             self._clash(seen, named, info)
         entity.members = inherited + entity.local_members
+        self._count_members(entity, len(entity.members))
         if entity.is_union:
             yield from self._union(entity, seen)
         elif entity.name.endswith("-wrapper"):
             # it is there when what it wraps is
             entity.condition = entity.local_members[0].type.condition
+
+    def _count_members(self, entity: ObjectType, more: int) -> None:
+        self._members += more
+        if self._members > MAX_MEMBERS:
+            raise QapiError(entity.info, f"objects have more than {MAX_MEMBERS} members in all")
 
     def _deeper(self, entity: ObjectType, inner: ObjectType) -> None:
         """Note that an object contains another one."""
@@ -238,6 +248,7 @@ class Resolver:
                 )
             yield variant.type
             self._deeper(entity, variant.type)
+            self._count_members(entity, len(variant.type.members))
         for variant in entity.variants:
             assert isinstance(variant.type, ObjectType)
             self._clash_members(variant.type, dict(seen), info)

@@ -196,10 +196,21 @@ class Tables:
         for row, offset in enumerate(offsets.tolist()):  # one read a table
             if sound[row]:
                 self._file.read_padded(offset, stored[row].view(np.uint8).data)
-        entries = stored.astype(np.uint64).reshape(len(indexes) * self._header.l2_entries, -1)
-        kinds, hosts, _ = self._classify(entries)
-        kinds.reshape(-1, self._per_table)[~sound] = BAD
-        numbers = (indexes[:, None] * self._per_table + np.arange(self._per_table)).reshape(-1)
+        entries = stored.reshape(len(indexes) * self._header.l2_entries, -1)
+        # Most entries of most disks are 0, which is unallocated whatever the version.
+        rows = np.flatnonzero(stored.view(np.uint64))
+        if entries.shape[1] > 1:
+            rows = np.unique(rows // entries.shape[1])
+        kinds, hosts, _ = self._classify(entries[rows].astype(np.uint64))
+        first = indexes[:, None] * self._per_table + np.arange(0, self._per_table, self._parts)
+        numbers = (first.reshape(-1)[rows][:, None] + np.arange(self._parts)).reshape(-1)
+        if not sound.all():
+            bad = indexes[~sound][:, None] * self._per_table + np.arange(self._per_table)
+            numbers = np.concatenate([numbers, bad.reshape(-1)])
+            kinds = np.concatenate([kinds, np.full(bad.size, BAD, dtype=kinds.dtype)])
+            hosts = np.concatenate([hosts, np.zeros(bad.size, dtype=hosts.dtype)])
+            order = np.argsort(numbers, kind="stable")
+            numbers, kinds, hosts = numbers[order], kinds[order], hosts[order]
         used = np.flatnonzero(kinds)
         kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
         starts = run_starts(numbers, kinds, hosts, self._header.unit_size)

@@ -318,12 +318,12 @@ def status(*pairs, number=4, **options):
 ASKING = [
     (status((10, 0), number=9), "context 9"),
     (status((10, 0), done=False) + status((10, 0)), "context 4"),
-    (status(), "block status of 0 bytes"),
-    (chunk(5, struct.pack(">IIII", 4, 10, 0, 10)), "block status of 12 bytes"),
-    (status((0, 0)), "extent of length 0"),
-    (status((10, 0), (0, 1)), "extent of length 0"),
+    (status(), "chunk of type 5 and 4 bytes"),
+    (chunk(5, struct.pack(">IIII", 4, 10, 0, 10)), "chunk of type 5 and 16 bytes"),
+    (status((0, 0)), "an extent of no bytes"),
+    (status((10, 0), (0, 1)), "an extent of no bytes"),
     (chunk(5, b"\0\0"), "chunk of type 5"),
-    (chunk(0, b""), "chunk of type 0"),
+    (chunk(0, b""), "no extents of context 'x:y' at offset 0"),
     (hole(0, 10), "chunk of type 2"),
     (chunk(0x8001, struct.pack(">IH", 22, 0)), r"block status at offset 0: failed \(EINVAL\)"),
 ]  # fmt: skip
@@ -410,12 +410,12 @@ def test_endless_replies_end(tmp_path, monkeypatch, data, endless, bound, messag
 
 
 def test_a_server_that_tells_a_byte_at_a_time_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_STATUS_REPLIES_MAX", 50)
+    monkeypatch.setattr(module, "_STATUS_CHUNKS_MAX", 50)
     steps = b"".join(status((1, n % 2), cookie=n) for n in range(1, 100))
     with (
         scripted(tmp_path, READY + steps) as uri,
         Client.connect(uri) as client,
-        pytest.raises(PeerError, match=f"endless replies, at offset 50 of {SIZE}"),
+        pytest.raises(PeerError, match=f"endless replies for {SIZE} bytes"),
     ):
         client.map()
 

@@ -132,3 +132,14 @@ def test_a_long_chain_of_includes_ends():
 
     with pytest.raises(QapiError, match="include files are nested too deeply"):
         load_schema("s.json", read=read)
+
+
+def test_many_objects_with_a_large_base_end():
+    members = ",".join(f"'m{number}':'int'" for number in range(3000))
+    users = "".join(
+        f"{{'struct':'U{number}x','base':'Base','data':{{}}}}\n" for number in range(3000)
+    )
+    text = f"{{'struct':'Base','data':{{{members}}}}}\n{users}"
+    with pytest.raises(QapiError, match="objects have more than 4000000 members in all") as caught:
+        load_schema("s.json", read=lambda _path: text)
+    assert caught.value.info.line > 1000
