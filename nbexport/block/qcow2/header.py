@@ -50,6 +50,10 @@ class Header:
         incompatible_features: as stored; dirty (bit 0) and corrupt (bit 1) do not hinder reading.
         compatible_features: as stored; bit 0 is lazy refcounts.
         compression_type: 0 zlib, 1 zstd.
+        l1_size: entries of the L1 table as stored, at least `l1_entries`.
+        nb_snapshots: internal snapshots.
+        snapshots_offset: where their table is in the file, cluster aligned.
+        snapshots_length: bytes of that table.
     """
 
     version: int
@@ -66,6 +70,10 @@ class Header:
     incompatible_features: int
     compatible_features: int
     compression_type: int
+    l1_size: int
+    nb_snapshots: int
+    snapshots_offset: int
+    snapshots_length: int
 
     @property
     def compression_name(self) -> str:
@@ -196,7 +204,7 @@ def _read_header(file: BlockNode) -> Header:
     ):
         raise FormatError("Could not initialize refcount handling: Input/output error")
     backing_file = _read_backing_name(file, raw, cluster_size)
-    _check_snapshots(file, raw)
+    snapshots_length = _check_snapshots(file, raw)
     return Header(
         version=raw.version,
         cluster_bits=raw.cluster_bits,
@@ -212,6 +220,10 @@ def _read_header(file: BlockNode) -> Header:
         incompatible_features=raw.incompatible_features,
         compatible_features=raw.compatible_features,
         compression_type=compression,
+        l1_size=raw.l1_size,
+        nb_snapshots=raw.nb_snapshots,
+        snapshots_offset=raw.snapshots_offset,
+        snapshots_length=snapshots_length,
     )
 
 
@@ -294,13 +306,13 @@ def _check_tables(raw: layout.RawHeader, cluster_size: int) -> tuple[int, int]:
     return raw.size // SECTOR_SIZE * SECTOR_SIZE, needed
 
 
-def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> None:
-    """Walk the snapshot table, at most 65536 entries; nothing of it is needed for reading."""
+def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> int:
+    """Walk the snapshot table, at most 65536 entries; return its length in bytes."""
     at = raw.snapshots_offset
     for number in range(raw.nb_snapshots):
         at = align_up(at, 8)
         if at >= file.size:
-            return  # nothing but zeroes from here
+            break  # nothing but zeroes from here
         head = _fetch(file, at, layout.SNAPSHOT_ENTRY.size)
         id_length, name_length, extra_length = layout.SNAPSHOT_ENTRY.unpack(head)
         if extra_length > layout.SNAPSHOT_EXTRA_MAX:
@@ -308,6 +320,7 @@ def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> None:
         at += layout.SNAPSHOT_ENTRY.size + extra_length + id_length + name_length
         if at - raw.snapshots_offset > layout.SNAPSHOT_TABLE_MAX:
             raise FormatError("Snapshot table is too big")
+    return at - raw.snapshots_offset
 
 
 def _read_extensions(

@@ -57,6 +57,10 @@ REFCOUNT_TABLE_MAX: Final = 8 * MiB  # bytes; 1 Mi refcount blocks
 SNAPSHOTS_MAX: Final = 65536
 SNAPSHOT_ENTRY: Final = struct.Struct(">12xHH20xI")
 """40 bytes: length of the id, length of the name, length of the extra data; then those three."""
+SNAPSHOT_FIELDS: Final = struct.Struct(">QIHHIIQII")
+"""The same 40 bytes in full: L1 table offset, its entries, length of the id, length of the name,
+date in seconds, its nanoseconds, guest clock in nanoseconds, size of the VM state, extra length."""
+SNAPSHOT_EXTRA: Final = struct.Struct(">QQQ")  # VM state size, disk size, instruction count
 SNAPSHOT_EXTRA_MAX: Final = 1024
 SNAPSHOT_TABLE_MAX: Final = 1024 * SNAPSHOTS_MAX  # bytes; QEMU's 1 KiB an entry
 OFFSET_MAX: Final = (1 << 63) - 1
@@ -81,6 +85,7 @@ INCOMPATIBLE_READ: Final = (
 )
 AUTOCLEAR_BITMAPS: Final = 1 << 0
 AUTOCLEAR_RAW_DATA_FILE: Final = 1 << 1
+COMPATIBLE_LAZY_REFCOUNTS: Final = 1 << 0
 COMPRESSION_NAMES: Final = {0: "zlib", 1: "zstd"}
 CRYPT_NAMES: Final = {1: "aes", 2: "luks"}
 

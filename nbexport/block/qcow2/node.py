@@ -15,6 +15,7 @@ from nbexport.block.qcow2.bitmaps import load_bitmaps
 from nbexport.block.qcow2.clusters import ClusterReader
 from nbexport.block.qcow2.header import Header, read_header
 from nbexport.block.qcow2.refcounts import has_preallocated_metadata
+from nbexport.block.qcow2.snapshots import read_snapshots
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class Qcow2Node(BlockNode):
 
     Attributes:
         header: the checked header.
+        snapshots: the internal snapshots, in the order of their table.
     """
 
     driver: ClassVar[str] = "qcow2"
@@ -64,6 +66,7 @@ class Qcow2Node(BlockNode):
         self._tables = tables.Tables(file, header)
         self._clusters = ClusterReader(file, header, self._tables)
         self.bitmaps = load_bitmaps(file, header)
+        self.snapshots = read_snapshots(file, header)
         self._layer_lock = threading.Lock()
         self._layer: Extents | None = None
         self._preallocated: bool | None = None
@@ -142,6 +145,33 @@ class Qcow2Node(BlockNode):
             start,
             end,
         )
+
+    def places(self, start: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where in the file the clusters of ``[start, end)`` are.
+
+        Shape: bounds (n + 1,) in bytes; offsets in the file (n,), -1 where there is no place or
+        the cluster is compressed.
+
+        Raises:
+            FormatError: the tables are damaged in the range.
+            OSError: the host cannot read.
+        """
+        size = self.header.unit_size
+        firsts, ends, kinds, hosts = self._tables.map_runs(
+            start // size, -(-end // size), placed=True
+        )
+        if (kinds == tables.BAD).any():
+            self._tables.raise_bad(int(firsts[kinds == tables.BAD][0]))
+        firsts, ends = firsts * size, ends * size
+        cut = np.maximum(start - firsts, 0)
+        hosts = np.where(hosts < 0, hosts, hosts + cut)
+        bounds = np.empty(2 * len(firsts) + 2, dtype=np.int64)
+        bounds[0], bounds[-1] = start, end
+        bounds[1:-1:2], bounds[2:-1:2] = firsts + cut, np.minimum(ends, end)
+        offsets = np.full(2 * len(firsts) + 1, -1, dtype=np.int64)
+        offsets[1::2] = hosts
+        real = np.diff(bounds) > 0
+        return np.append(bounds[:-1][real], end), offsets[real]
 
     def _is_preallocated(self) -> bool:
         with self._layer_lock:

@@ -152,7 +152,7 @@ class Tables:
         )
 
     def map_runs(
-        self, start: int, end: int
+        self, start: int, end: int, *, placed: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         """Return the runs of guest units in ``[start, end)`` that are not unallocated.
 
@@ -161,9 +161,11 @@ class Tables:
         Args:
             start: first guest unit.
             end: behind the last one.
+            placed: tell of every unit that has a place in the file, also if it reads as zeroes
+                or from the backing file; runs then end where places do, and -1 is no place.
 
         Shape: four arrays (n,): first unit, unit behind the last, kind, offset in the file
-        (meaningful for NORMAL only). Runs are sorted and do not overlap.
+        (meaningful for NORMAL only, unless ``placed``). Runs are sorted and do not overlap.
 
         Raises:
             OSError: the host cannot read.
@@ -172,7 +174,7 @@ class Tables:
         begin, stop = np.searchsorted(self._present, [start // per_table, -(-end // per_table)])
         batch = max(1, layout.MAP_BATCH_ENTRIES // per_table)
         parts = [
-            self._runs_of(self._present[at : min(at + batch, stop)])
+            self._runs_of(self._present[at : min(at + batch, stop)], placed=placed)
             for at in range(int(begin), int(stop), batch)
         ]
         if not parts:
@@ -182,10 +184,11 @@ class Tables:
         inside = (firsts < end) & (ends > start)
         firsts, ends, kinds, hosts = firsts[inside], ends[inside], kinds[inside], hosts[inside]
         cut = np.maximum(start - firsts, 0)
-        return firsts + cut, np.minimum(ends, end), kinds, hosts + cut * self._header.unit_size
+        hosts = np.where(hosts < 0, hosts, hosts + cut * self._header.unit_size)
+        return firsts + cut, np.minimum(ends, end), kinds, hosts
 
     def _runs_of(
-        self, indexes: NDArray[np.int64]
+        self, indexes: NDArray[np.int64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         """Return the runs of the L2 tables with these numbers, in the form of `map_runs`."""
         cluster_size = self._header.cluster_size
@@ -197,12 +200,17 @@ class Tables:
             if sound[row]:
                 self._file.read_padded(offset, stored[row].view(np.uint8).data)
         entries = stored.astype(np.uint64).reshape(len(indexes) * self._header.l2_entries, -1)
-        kinds, hosts, _ = self._classify(entries)
+        kinds, hosts, words_of = self._classify(entries)
         kinds.reshape(-1, self._per_table)[~sound] = BAD
+        has_place = np.zeros(0, dtype=np.bool_)
+        if placed:
+            has_place = words_of & np.uint64(layout.L2_OFFSET_MASK) != 0
+            has_place &= (kinds != COMPRESSED) & (kinds != BAD)
+            hosts[~has_place] = -1
         numbers = (indexes[:, None] * self._per_table + np.arange(self._per_table)).reshape(-1)
-        used = np.flatnonzero(kinds)
+        used = np.flatnonzero((kinds != UNALLOCATED) | has_place if placed else kinds)
         kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
-        starts = run_starts(numbers, kinds, hosts, self._header.unit_size)
+        starts = run_starts(numbers, kinds, hosts, self._header.unit_size, placed=placed)
         lasts = np.append(starts[1:], len(numbers))[: len(starts)] - 1
         return numbers[starts], numbers[lasts] + 1, kinds[starts], hosts[starts]
 
@@ -252,18 +260,23 @@ def run_starts(
     kinds: NDArray[np.uint8],
     hosts: NDArray[np.int64],
     unit_size: int,
+    *,
+    placed: bool = False,
 ) -> NDArray[np.int64]:
     """Return at which positions a new run begins.
 
-    A run ends where the kind changes, where guest units are not consecutive, and, if NORMAL,
-    where the units in the file are not.
+    A run ends where the kind changes, where guest units are not consecutive, and, if NORMAL or if
+    ``placed`` and there is a place, where the units in the file are not.
 
     Shape: three arrays (n,); result (k,) int64, sorted, with 0 first if n > 0.
     """
     if not len(numbers):
         return np.zeros(0, dtype=np.int64)
     breaks = (kinds[1:] != kinds[:-1]) | (numbers[1:] != numbers[:-1] + 1)
-    breaks |= (kinds[1:] == NORMAL) & (hosts[1:] != hosts[:-1] + unit_size)
+    if placed:
+        breaks |= ((hosts[1:] >= 0) | (hosts[:-1] >= 0)) & (hosts[1:] != hosts[:-1] + unit_size)
+    else:
+        breaks |= (kinds[1:] == NORMAL) & (hosts[1:] != hosts[:-1] + unit_size)
     return np.concatenate([[0], np.flatnonzero(breaks) + 1]).astype(np.int64)
 
 
