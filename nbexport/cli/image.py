@@ -70,14 +70,15 @@ def _lines(value: dict[str, Any], indent: str) -> list[str]:
 
 @image_group.command("map")
 @click.argument("image")
+@click.option("-l", "--snapshot", metavar="ID|NAME", help="Map this internal snapshot instead.")
 @_FORMAT
 @_OUTPUT
-def map_command(*, image: str, image_format: str | None, output: str) -> None:
+def map_command(*, image: str, snapshot: str | None, image_format: str | None, output: str) -> None:
     """Print which file of the chain of IMAGE holds what, and where in it.
 
     The human table has the ranges with data only, as qemu-img's; json has all.
     """
-    with block.open_image(image, format=image_format) as node:
+    with block.open_image(image, format=image_format, snapshot=snapshot) as node:
         entries = list(block.image_map(node).entries())
         names = [layer.filename for layer in node.chain()]
     if output == "json":

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from peers import run
+from peers import nbdinfo_map, qemu_nbd, run
 
 from nbexport.block import open_image
 from nbexport.cli.main import cli
+from nbexport.errors import UsageError
 
 pytestmark = pytest.mark.interop
 
@@ -131,3 +132,41 @@ def test_bitmaps_are_listed_with_their_flags_and_counts(tmp_path):
     assert counts[1] == 0
     assert "b0" in ours("bitmap", "--list", image)
     assert Path(image).name in ours("info", image)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("cluster_size=512",), ("cluster_size=64k", "extended_l2=on"), ("compat=0.10",)],
+    ids="-".join,
+)
+@pytest.mark.parametrize("backing", BACKINGS)
+def test_snapshots_are_read_and_mapped_as_qemu_nbd_serves_them(tmp_path, options, backing):
+    image = make(tmp_path, options, backing)
+    run("qemu-img", "snapshot", "-c", "second", image)
+    io(image, "write -P 11 0 4M")
+    now = image.parent / "now.raw"
+    run("qemu-img", "convert", "-O", "raw", image, now)
+    for name, chosen in (("1", "snapshot.id=1"), ("second", "snapshot.name=second")):
+        plain = tmp_path / "content.raw"
+        run("qemu-img", "convert", "-l", chosen, "-O", "raw", image, plain)
+        with open_image(image, snapshot=name) as node:
+            assert node.read(0, node.size) == plain.read_bytes() != now.read_bytes()
+            mine = list(node.allocation())
+        with qemu_nbd(image, tmp_path, "-l", chosen, "-r", "-f", "qcow2") as uri:
+            theirs = nbdinfo_map(uri, "base:allocation")
+        assert mine == [(entry["offset"], entry["length"], entry["type"]) for entry in theirs]
+
+
+def test_snapshots_that_are_not_there_are_refused_in_qemus_words(tmp_path):
+    image = make(tmp_path, ("cluster_size=64k",), "none")
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(bytes(4096))
+    for path, form in ((image, "qcow2"), (raw, "raw")):
+        done = run(
+            "qemu-img", "convert", "-f", form, "-l", "nowhere", "-O", "raw", path,
+            tmp_path / "out", check=False,
+        )  # fmt: skip
+        theirs = done.stderr.strip().removeprefix("qemu-img: ")
+        with pytest.raises(UsageError) as refused:
+            open_image(path, format=form, snapshot="nowhere")
+        assert str(refused.value) == f"{path}: {theirs}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from nbexport.block.qcow2.clusters import ClusterReader
 from nbexport.block.qcow2.header import Header, read_header
 from nbexport.block.qcow2.refcounts import has_preallocated_metadata
 from nbexport.block.qcow2.snapshots import read_snapshots
+from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +76,42 @@ class Qcow2Node(BlockNode):
             self.backing = backing
         elif backing is FROM_HEADER:
             open_backing_chain(self)
+
+    def load_snapshot(self, name: str) -> None:
+        """Read from an internal snapshot instead of the disk as it is now.
+
+        Size and bitmaps stay those of the image, as in QEMU. To be called before the node is
+        shared: what is read or mapped meanwhile may be of either.
+
+        Args:
+            name: the id of a snapshot, or the name of one.
+
+        Raises:
+            UsageError: there is no such snapshot; QEMU's text.
+            FormatError: its L1 table is impossible; QEMU's text.
+            OSError: the host cannot read.
+        """
+        matches = [one for one in self.snapshots if one.id == name]
+        matches += [one for one in self.snapshots if one.name == name]
+        if not matches:
+            raise UsageError(f"{self.filename}: Failed to load snapshot: Can't find snapshot")
+        found = matches[0]
+        length = found.l1_entries * layout.ENTRY_SIZE
+        if length > layout.L1_TABLE_MAX:
+            raise FormatError("Snapshot L1 table too large", path=self.filename)
+        offset = found.l1_table_offset
+        if offset + length > layout.DISK_SIZE_MAX or offset % self.cluster_size:
+            raise FormatError("Snapshot L1 table offset invalid", path=self.filename)
+        header = replace(
+            self.header,
+            l1_table_offset=offset,
+            l1_entries=min(found.l1_entries, self.header.l1_entries),
+        )
+        with self._map_lock, self._layer_lock:
+            self._tables = tables.Tables(self.file, header)
+            self._clusters = ClusterReader(self.file, header, self._tables)
+            self._layer = None
+            self._answers = {}
 
     @property
     def backing_filename(self) -> str | None:
