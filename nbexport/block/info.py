@@ -93,6 +93,9 @@ def _add_qcow2(facts: dict[str, Any], node: Qcow2Node) -> None:
         data["lazy-refcounts"] = bool(header.compatible_features & layout.COMPATIBLE_LAZY_REFCOUNTS)
         data["corrupt"] = bool(header.incompatible_features & corrupt)
         data["extended-l2"] = header.extended_l2
+        if header.data_file is not None:
+            data["data-file"] = header.data_file
+            data["data-file-raw"] = header.data_file_raw
         if node.bitmaps:
             data["bitmaps"] = [bitmap_facts(bitmap) for bitmap in node.bitmaps.values()]
     facts["format-specific"] = {"type": "qcow2", "data": data}

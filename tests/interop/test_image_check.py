@@ -21,7 +21,8 @@ PLACE = 0x00FF_FFFF_FFFF_FE00
 
 def make(folder, *options):
     image = folder / "a.qcow2"
-    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", ",".join(options), image, "3M")
+    words = ",".join(options).replace("=data.raw", f"={folder}/data.raw")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", words, image, "3M")
     if "compat=0.10" not in options:
         run("qemu-img", "bitmap", "--add", "-g", "4k", image, "b0")
         run("qemu-img", "bitmap", "--add", "-g", "64k", image, "b1")
@@ -29,7 +30,9 @@ def make(folder, *options):
     words += ["write -c -P 4 2M 64k", "write -P 5 600k 10k", "discard 1100k 64k"]
     run("qemu-io", "-f", "qcow2", *[w for c in words for w in ("-c", c)], image, check=False)
     # The compressed clusters share one of the file's: narrow counts have no room for a snapshot.
-    if not {"refcount_bits=1", "refcount_bits=2", "refcount_bits=4"} & set(options):
+    # An image with a data file cannot have any.
+    no_room = {"refcount_bits=1", "refcount_bits=2", "refcount_bits=4", "data_file=data.raw"}
+    if not no_room & set(options):
         run("qemu-img", "snapshot", "-c", "s", image)
         run("qemu-io", "-f", "qcow2", "-c", "write -P 6 1M 10k", image)
     return image
@@ -72,6 +75,8 @@ def patch(image, offset, value):
         ("cluster_size=64k", "compat=0.10"),
         ("cluster_size=64k", "preallocation=metadata"),
         ("cluster_size=2M", "refcount_bits=32", "lazy_refcounts=on"),
+        ("cluster_size=4k", "data_file=data.raw"),
+        ("cluster_size=64k", "data_file=data.raw", "extended_l2=on"),
     ],
     ids="-".join,
 )
@@ -209,6 +214,14 @@ def test_broken_images_have_the_same_faults(tmp_path, breaker):
         assert facts["leaks"] == 1
     elif breaker not in {dirty_and_corrupt_bits, block_unaligned}:
         assert facts["corruptions"]
+
+
+@pytest.mark.parametrize("bits", [COPIED, 512, 1 << 40, 1 << 62], ids=hex)
+def test_flags_and_places_of_a_data_file_have_the_same_faults(tmp_path, bits):
+    image = make(tmp_path, "cluster_size=4k", "data_file=data.raw")
+    _, l2, _ = tables(image)
+    patch(image, l2 + 16, number(image, l2 + 16) ^ bits)
+    compare(image)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -28,6 +28,9 @@ OPTIONS = (
     ("cluster_size=64k", "preallocation=falloc", "refcount_bits=32"),
     ("cluster_size=16k", "extended_l2=on", "preallocation=full", "lazy_refcounts=on"),
     ("cluster_size=2M", "refcount_bits=4"),
+    ("cluster_size=4k", "data_file=data.raw"),
+    ("cluster_size=64k", "data_file=data.raw", "extended_l2=on"),
+    ("cluster_size=64k", "data_file=data.raw", "data_file_raw=on"),
     ("cluster_size=2M", "extended_l2=on", "lazy_refcounts=on"),
 )
 BACKINGS = ("none", "raw", "short-qcow2")
@@ -38,7 +41,7 @@ CASES = [
     # QEMU takes a backing file with preallocation only where there are subclusters.
     if backing == "none"
     or "extended_l2=on" in options
-    or not any("preallocation" in option for option in options)
+    or not any(word in option for option in options for word in ("preallocation", "file_raw"))
 ]
 
 
@@ -50,6 +53,8 @@ def io(image, *commands):
 
 def make(folder, options, backing):
     image = folder / "a.qcow2"
+    # The data file's name is seen from the folder of the process.
+    options = tuple(word.replace("=data.raw", f"={folder}/data.raw") for word in options)
     words = []
     if backing == "raw":
         base = folder / "base.raw"
@@ -72,7 +77,7 @@ def make(folder, options, backing):
         image, "write -P 1 0 5k", "write -P 2 70k 200k", "write -z 512k 64k", "write -P 3 2M 2M",
         "write -z 2560k 100k", "discard 2304k 64k", "write -P 5 4194816 512",
     )  # fmt: skip
-    if "refcount_bits=1" not in options:
+    if "refcount_bits=1" not in options and "data_file=" not in "".join(options):
         run("qemu-img", "snapshot", "-c", "first snapshot", image)
         io(image, "write -P 9 64k 8k", "write -z -u 3M 64k")
     return image

@@ -23,7 +23,7 @@ CLUSTERS_MAX: Final = 1 << 24
 """Clusters of a file that can be checked: their counts, expected and stored, take 16 bytes each,
 256 MiB; with 64 KiB clusters this is 1 TiB of file."""
 
-_COPIED: Final = 1 << 63
+_NAMED: Final = layout.L2_OFFSET_MASK | layout.COPIED
 _L1_RESERVED: Final = 0x7F00_0000_0000_01FF
 _L2_RESERVED: Final = 0x3F00_0000_0000_01FE
 
@@ -220,11 +220,16 @@ class _Check:
         parts = entries[:, 1] if header.extended_l2 else np.zeros_like(word)
         packed = word & np.uint64(layout.L2_COMPRESSED) != 0
         places = word & np.uint64(layout.L2_OFFSET_MASK)
-        plain = ~packed & (places != 0)
+        # In a data file offset 0 is a place too; the flag COPIED tells.
+        named = places != 0 if header.data_file is None else word & np.uint64(_NAMED) != 0
+        plain = ~packed & named
         reserved = ~packed & (word & np.uint64(_L2_RESERVED) != 0)
         result.corrupt("found L2 entry with reserved bits set", int(reserved.sum()))
-        copied = packed & (word & np.uint64(_COPIED) != 0)
+        copied = packed & (word & np.uint64(layout.COPIED) != 0)
         result.corrupt("copied flag must never be set for compressed clusters", int(copied.sum()))
+        if header.data_file is not None:
+            result.corrupt("compressed cluster with data file", int(packed.sum()))
+            parts, packed = np.where(packed, 0, parts).astype(np.uint64), np.zeros_like(packed)
         mixed = packed & (parts != 0)
         result.corrupt(
             "compressed cluster with non-zero subcluster allocation bitmap", int(mixed.sum())
@@ -232,7 +237,7 @@ class _Check:
         packed &= ~mixed
         both = plain & (parts >> np.uint64(32) & parts != 0)
         result.corrupt("Allocated cluster with corrupted subcluster bitmap", int(both.sum()))
-        nowhere = ~packed & ~mixed & (places == 0)
+        nowhere = ~packed & ~mixed & ~named
         nowhere &= parts & np.uint64(layout.ALL_ALLOCATED) != 0
         result.corrupt(
             "Unallocated cluster has non-zero subcluster allocation map", int(nowhere.sum())
@@ -243,7 +248,8 @@ class _Check:
         )
         if active:
             self._count_allocation(places[plain].astype(np.int64), int(packed.sum()))
-        self._add_many(places[plain], np.full(int(plain.sum()), self._size, dtype=np.uint64))
+        if header.data_file is None:  # the clusters of a data file are not counted
+            self._add_many(places[plain], np.full(int(plain.sum()), self._size, dtype=np.uint64))
         extra_bits = header.cluster_bits - 8
         offset_bits = np.uint64(62 - extra_bits)
         at = word[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))
@@ -340,7 +346,12 @@ class _Check:
             word = entries.reshape(header.l2_entries, -1)[:, 0]
             places = word & np.uint64(layout.L2_OFFSET_MASK)
             plain = (word & np.uint64(layout.L2_COMPRESSED) == 0) & (places != 0)
-            self._compare_copied("data cluster", word[plain], places[plain])
+            if header.data_file is None:
+                self._compare_copied("data cluster", word[plain], places[plain])
+                continue
+            # A data file has no counts: each of its clusters is used once.
+            lost = plain & (word & np.uint64(layout.COPIED) == 0)
+            self._result.corrupt("OFLAG_COPIED data cluster: refcount=1", int(lost.sum()))
 
     def _compare_copied(
         self, what: str, entries: NDArray[np.uint64], offsets: NDArray[np.uint64]
@@ -349,7 +360,7 @@ class _Check:
         inside = np.minimum(numbers, np.uint64(len(self._stored) - 1)).astype(np.int64)
         counts = np.where(numbers == inside.astype(np.uint64), self._stored[inside], 0)
         known = ~self._unreadable[inside]
-        copied = entries & np.uint64(_COPIED) != 0
+        copied = entries & np.uint64(layout.COPIED) != 0
         wrong = np.flatnonzero(known & (copied != (counts == 1)))
         self._result.corruptions += len(wrong)
         for number in wrong[:MESSAGES_MAX].tolist():

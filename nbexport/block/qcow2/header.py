@@ -54,6 +54,8 @@ class Header:
         nb_snapshots: internal snapshots.
         snapshots_offset: where their table is in the file, cluster aligned.
         snapshots_length: bytes of that table.
+        data_file: name of the file that holds the guest's clusters, None if the image does.
+        data_file_raw: that file is a raw image of the disk.
     """
 
     version: int
@@ -74,6 +76,8 @@ class Header:
     nb_snapshots: int
     snapshots_offset: int
     snapshots_length: int
+    data_file: str | None
+    data_file_raw: bool
 
     @property
     def compression_name(self) -> str:
@@ -110,6 +114,7 @@ class Header:
 class _Extensions:
     backing_format: str | None
     bitmaps: BitmapsExtension | None
+    data_file: str | None
     luks: bool
     incompatible_names: dict[int, str]
 
@@ -191,7 +196,11 @@ def _read_header(file: BlockNode) -> Header:
         raise FormatError(f"Unsupported encryption method {method}")
     size, l1_entries = _check_tables(raw, cluster_size)
     found = _read_extensions(file, raw, extensions_end, check=True)
-    if raw.autoclear_features & layout.AUTOCLEAR_RAW_DATA_FILE:
+    has_data_file = bool(raw.incompatible_features & 1 << layout.INCOMPATIBLE_DATA_FILE)
+    raw_data_file = bool(raw.autoclear_features & layout.AUTOCLEAR_RAW_DATA_FILE)
+    if has_data_file and found.data_file is None:
+        raise FormatError("'data-file' is required for this image")
+    if raw_data_file and not has_data_file:
         raise FormatError("data-file-raw requires a data file")
     if raw.crypt_method:
         name = layout.CRYPT_NAMES[raw.crypt_method]
@@ -224,6 +233,8 @@ def _read_header(file: BlockNode) -> Header:
         nb_snapshots=raw.nb_snapshots,
         snapshots_offset=raw.snapshots_offset,
         snapshots_length=snapshots_length,
+        data_file=found.data_file if has_data_file else None,
+        data_file_raw=has_data_file and raw_data_file,
     )
 
 
@@ -238,18 +249,17 @@ def _check_compression(incompatible: int, compression: int) -> None:
 
 
 def _check_features(file: BlockNode, raw: layout.RawHeader, extensions_end: int) -> None:
-    """Refuse incompatible features by the names that the image itself gives them, then by ours."""
+    """Refuse incompatible features by the names that the image itself gives them."""
     unknown = raw.incompatible_features & ~layout.INCOMPATIBLE_READ
     if not unknown:
         return
     # A broken extension hides the names here; what is wrong with it would be told later.
     names = _read_extensions(file, raw, extensions_end, check=False).incompatible_names
     told = []
-    for source in (names, layout.INCOMPATIBLE_NAMES):
-        for bit, name in source.items():
-            if unknown & 1 << bit:
-                unknown &= ~(1 << bit)
-                told.append(name)
+    for bit, name in names.items():
+        if unknown & 1 << bit:
+            unknown &= ~(1 << bit)
+            told.append(name)
     if unknown:
         told.append(f"Unknown incompatible feature: {unknown:x}")
     raise FormatError(f"Unsupported qcow2 feature(s): {', '.join(told)}")
@@ -329,6 +339,7 @@ def _read_extensions(
     """Walk the header extensions; without ``check`` stop silently at the first that is broken."""
     backing_format: str | None = None
     bitmaps: BitmapsExtension | None = None
+    data_file: str | None = None
     luks = False
     names: dict[int, str] = {}
     at = raw.header_length
@@ -354,6 +365,8 @@ def _read_extensions(
                     f"(>={layout.BACKING_FORMAT_MAX + 1})"
                 )
             backing_format = _text(data) or None
+        elif kind == layout.EXTENSION_DATA_FILE and check:
+            data_file = _text(data)
         elif kind == layout.EXTENSION_LUKS and check:
             luks = True
             if raw.crypt_method != 2:
@@ -363,7 +376,7 @@ def _read_extensions(
         elif kind == layout.EXTENSION_BITMAPS and check:
             bitmaps = _bitmaps_extension(file, raw, data)
         at += align_up(length, 8)
-    return _Extensions(backing_format, bitmaps, luks, names)
+    return _Extensions(backing_format, bitmaps, data_file, luks, names)
 
 
 def _feature_names(data: bytes) -> dict[int, str]:

@@ -73,13 +73,10 @@ INCOMPATIBLE_CORRUPT: Final = 1
 INCOMPATIBLE_DATA_FILE: Final = 2
 INCOMPATIBLE_COMPRESSION: Final = 3
 INCOMPATIBLE_EXTENDED_L2: Final = 4
-INCOMPATIBLE_NAMES: Final = {
-    INCOMPATIBLE_DATA_FILE: "external data file",
-}
-"""Features that QEMU knows and this package does not read; a feature table may name them too."""
 INCOMPATIBLE_READ: Final = (
     1 << INCOMPATIBLE_DIRTY
     | 1 << INCOMPATIBLE_CORRUPT
+    | 1 << INCOMPATIBLE_DATA_FILE
     | 1 << INCOMPATIBLE_COMPRESSION
     | 1 << INCOMPATIBLE_EXTENDED_L2
 )
@@ -95,6 +92,7 @@ EXTENSION_END: Final = 0
 EXTENSION_BACKING_FORMAT: Final = 0xE2792ACA
 EXTENSION_FEATURE_NAMES: Final = 0x6803F857
 EXTENSION_BITMAPS: Final = 0x23852875
+EXTENSION_DATA_FILE: Final = 0x44415441
 EXTENSION_LUKS: Final = 0x0537BE77
 FEATURE_NAME: Final = struct.Struct(">BB46s")  # type (0 incompatible), bit, NUL-padded name
 FEATURE_TYPE_INCOMPATIBLE: Final = 0
@@ -104,6 +102,8 @@ L1_OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 L2_OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 L2_COMPRESSED: Final = 1 << 62
 L2_ZERO: Final = 1 << 0
+COPIED: Final = 1 << 63
+"""The count is one; with an external data file, also that offset 0 is a place."""
 ENTRY_SIZE: Final = 8
 
 # "Extended L2 Entries": a second word, of which bit k says that subcluster k is allocated and bit

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from nbexport.block.chain import open_backing_chain, resolve
+from nbexport.block.file import open_file
 from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
 from nbexport.block.qcow2 import layout, tables
 from nbexport.block.qcow2.bitmaps import load_bitmaps
@@ -52,6 +53,7 @@ class Qcow2Node(BlockNode):
 
     Attributes:
         header: the checked header.
+        data_file: the external data file, None if the image holds its clusters itself.
         snapshots: the internal snapshots, in the order of their table.
     """
 
@@ -66,9 +68,10 @@ class Qcow2Node(BlockNode):
         self.file: BlockNode = file
         self.cluster_size: int = header.cluster_size
         self._tables = tables.Tables(file, header)
-        self._clusters = ClusterReader(file, header, self._tables)
         self.bitmaps = load_bitmaps(file, header)
         self.snapshots = read_snapshots(file, header)
+        self.data_file = self._open_data_file()  # last, so that no failure leaves it open
+        self._clusters = ClusterReader(file, header, self._tables, self.data_file)
         self._layer_lock = threading.Lock()
         self._layer: Extents | None = None
         self._preallocated: bool | None = None
@@ -76,6 +79,21 @@ class Qcow2Node(BlockNode):
             self.backing = backing
         elif backing is FROM_HEADER:
             open_backing_chain(self)
+
+    def _open_data_file(self) -> BlockNode | None:
+        """Open the external data file: a plain path, whatever its text looks like.
+
+        An image must not make us open anything but a file, so no protocol is recognised. As in
+        QEMU the path is seen from the process's folder, not from the image's.
+        """
+        if self.header.data_file is None:
+            return None
+        return open_file(self.header.data_file)
+
+    def _close_own(self) -> None:
+        # Nobody else knows the data file, so it closes with the node even if that owns nothing.
+        if self.data_file is not None:
+            self.data_file.close()
 
     def load_snapshot(self, name: str) -> None:
         """Read from an internal snapshot instead of the disk as it is now.
@@ -109,7 +127,7 @@ class Qcow2Node(BlockNode):
         )
         with self._map_lock, self._layer_lock:
             self._tables = tables.Tables(self.file, header)
-            self._clusters = ClusterReader(self.file, header, self._tables)
+            self._clusters = ClusterReader(self.file, header, self._tables, self.data_file)
             self._layer = None
             self._answers = {}
 
@@ -225,7 +243,7 @@ class Qcow2Node(BlockNode):
         starts, ends, hosts = firsts[normal] * size, ends[normal] * size, hosts[normal]
         cut = np.maximum(start - starts, 0)
         starts, hosts, ends = starts + cut, hosts + cut, np.minimum(ends, end)
-        stored = self.file.allocation()
+        stored = (self.file if self.data_file is None else self.data_file).allocation()
         # Behind the end of the file: zeroes for ever.
         bounds = np.append(stored.bounds, np.iinfo(np.int64).max)
         zero = np.append(stored.flags & ZERO, ZERO).astype(np.uint32)

@@ -125,14 +125,16 @@ class Tables:
         offsets = word & np.uint64(layout.L2_OFFSET_MASK)
         unaligned = offsets & np.uint64(self._header.cluster_size - 1) != 0
         hosts = offsets.astype(np.int64)
+        # An external data file has no compressed clusters.
+        packed = COMPRESSED if self._header.data_file is None else BAD
         if not self._header.extended_l2:
             zero = word & np.uint64(layout.L2_ZERO) != 0
-            kinds = np.where(offsets != 0, NORMAL, UNALLOCATED).astype(np.uint8)
+            kinds = np.where(self._has_place(word), NORMAL, UNALLOCATED).astype(np.uint8)
             kinds[zero] = ZERO
             kinds[unaligned] = BAD
             if self._header.version == 2:
                 kinds[zero] = BAD
-            kinds[compressed] = COMPRESSED
+            kinds[compressed] = packed
             return Units(kinds, hosts, word)
         flags = entries[:, 1]
         bits = np.arange(layout.SUBCLUSTERS, dtype=np.uint64)
@@ -141,15 +143,26 @@ class Tables:
         kinds = np.where(allocated, NORMAL, UNALLOCATED).astype(np.uint8)
         kinds[zero] = ZERO
         both = flags >> np.uint64(layout.SUBCLUSTERS) & flags != 0
-        nowhere = (offsets == 0) & (flags & np.uint64(layout.ALL_ALLOCATED) != 0)
+        nowhere = ~self._has_place(word) & (flags & np.uint64(layout.ALL_ALLOCATED) != 0)
         kinds[both | nowhere | unaligned] = BAD
-        kinds[compressed] = COMPRESSED
+        kinds[compressed] = packed
         inside = np.arange(layout.SUBCLUSTERS, dtype=np.int64) * self._header.unit_size
         return Units(
             kinds.reshape(-1),
             (hosts[:, None] + inside).reshape(-1),
             np.repeat(word, layout.SUBCLUSTERS),
         )
+
+    def _has_place(self, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return whether L2 entries that are not compressed name a cluster.
+
+        Offset 0 is the header's, so it means none, except in an external data file.
+        """
+        mask = layout.L2_OFFSET_MASK
+        if self._header.data_file is not None:
+            mask |= layout.COPIED
+        named: NDArray[np.bool_] = words & np.uint64(mask) != 0
+        return named
 
     def map_runs(
         self, start: int, end: int, *, placed: bool = False
@@ -204,7 +217,7 @@ class Tables:
         kinds.reshape(-1, self._per_table)[~sound] = BAD
         has_place = np.zeros(0, dtype=np.bool_)
         if placed:
-            has_place = words_of & np.uint64(layout.L2_OFFSET_MASK) != 0
+            has_place = self._has_place(words_of)
             has_place &= (kinds != COMPRESSED) & (kinds != BAD)
             hosts[~has_place] = -1
         numbers = (indexes[:, None] * self._per_table + np.arange(self._per_table)).reshape(-1)
