@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from nbexport.block.file import FileNode, HostDeviceNode
+from nbexport.block.info import (
+    ImageMap,
+    bitmap_facts,
+    check_image,
+    image_info,
+    image_map,
+)
 from nbexport.block.node import BlockNode, HostFileError, PersistentBitmap
 from nbexport.block.open import open_image
 from nbexport.block.qcow2 import FROM_HEADER, Qcow2Node
+from nbexport.block.qcow2.check import CheckResult
 from nbexport.block.raw import RawNode
 
 __all__ = [
     "FROM_HEADER",
     "BlockNode",
+    "CheckResult",
     "FileNode",
     "HostDeviceNode",
     "HostFileError",
+    "ImageMap",
     "PersistentBitmap",
     "Qcow2Node",
     "RawNode",
+    "bitmap_facts",
+    "check_image",
+    "image_info",
+    "image_map",
     "open_image",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nbexport.block.chain import open_backing_chain, open_layer
 from nbexport.block.qcow2.node import Qcow2Node
+from nbexport.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,19 +14,25 @@ if TYPE_CHECKING:
     from nbexport.block.node import BlockNode
 
 
-def open_image(filename: str | Path, *, format: str | None = None) -> BlockNode:  # noqa: A002 # the field's word
+def open_image(
+    filename: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 # the field's word
+    snapshot: str | None = None,
+) -> BlockNode:
     """Open a disk image and its backing chain for reading.
 
     Args:
         filename: a path; a string may begin with ``file:``, other protocols are refused.
         format: ``qcow2``, ``raw`` or ``file``; None to look at the image as QEMU does. A raw
             image whose format was guessed serves whole sectors only.
+        snapshot: id or name of an internal snapshot to read instead of the disk as it is now.
 
     Returns:
         The topmost node; closing it closes all that was opened.
 
     Raises:
-        UsageError: the name has a protocol that is not supported.
+        UsageError: the name has a protocol that is not supported, or there is no such snapshot.
         FormatError: an image is damaged, needs what is not supported, or the chain is a loop.
         OSError: a file is missing, is neither a regular file nor a block device, or cannot be
             read. The text is one line that names the file.
@@ -34,7 +41,22 @@ def open_image(filename: str | Path, *, format: str | None = None) -> BlockNode:
     node, _ = open_layer(name, format, Qcow2Node)
     if isinstance(node, Qcow2Node):
         open_backing_chain(node)
+    if snapshot is not None:
+        try:
+            _load_snapshot(node, snapshot)
+        except BaseException:
+            node.close()
+            raise
     return node
+
+
+def _load_snapshot(node: BlockNode, name: str) -> None:
+    if not isinstance(node, Qcow2Node):
+        raise UsageError(
+            f"{node.filename}: Failed to load snapshot: Block format '{node.driver}' used by "
+            "device '' does not support temporarily loading internal snapshots"
+        )
+    node.load_snapshot(name)
 
 
 def _as_path(name: str) -> str:

@@ -276,7 +276,6 @@ def test_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("data_file=data.raw", "Unsupported qcow2 feature(s): external data file"),
         (
             "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
             "Encryption 'luks' is not supported",
@@ -289,6 +288,19 @@ def test_what_qemu_reads_and_we_do_not_is_named(options, expected, tmp_path):
     secret = ["--object", "secret,id=s,data=123456"] if "secret" in options else []
     run("qemu-img", "create", "-q", *secret, "-f", "qcow2", "-o", options, path, "1M", cwd=tmp_path)
     assert own_refusal(path) == expected
+
+
+def test_a_data_file_must_be_named_and_be_there(tmp_path):
+    path, data = tmp_path / "a.qcow2", tmp_path / "data.raw"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={data}", path, "1M")
+    with open_image(path) as node:
+        assert node.read(0, 1 << 20) == bytes(1 << 20)
+    data.rename(tmp_path / "away.raw")
+    text = f"Could not open '{data}': No such file or directory"
+    assert own_refusal(path) == peer_refusal(path) == text
+    content = path.read_bytes().replace(b"DATA", b"atad", 1)
+    path.write_bytes(content)
+    assert own_refusal(path) == peer_refusal(path) == "'data-file' is required for this image"
 
 
 @pytest.mark.parametrize("other", ["vmdk", "vdi", "vhdx", "vpc", "qed", "parallels", "qcow"])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nbexport.block.qcow2.header import BitmapsExtension, Header
 
 
-class _Entry(NamedTuple):
+class DirectoryEntry(NamedTuple):
     """One entry of the directory; the checks have passed."""
 
     name: str
@@ -31,6 +31,7 @@ class _Entry(NamedTuple):
 
     @property
     def in_use(self) -> bool:
+        """Whether a writer did not close the image."""
         return bool(self.flags & layout.BITMAP_IN_USE)
 
 
@@ -51,7 +52,7 @@ def load_bitmaps(file: BlockNode, header: Header) -> Mapping[str, PersistentBitm
     found: dict[str, PersistentBitmap] = {}
     memory = 0
     try:
-        for entry in _read_directory(file, header, header.bitmaps):
+        for entry in read_directory(file, header, header.bitmaps):
             if entry.name in found:
                 raise FormatError(f"Bitmap already exists: {entry.name}")
             bitmap = None
@@ -82,7 +83,15 @@ def _bit_bytes(size: int, granularity: int) -> int:
     return align_up(-(-size // granularity), 64) // 8
 
 
-def _read_directory(file: BlockNode, header: Header, place: BitmapsExtension) -> list[_Entry]:
+def read_directory(
+    file: BlockNode, header: Header, place: BitmapsExtension
+) -> list[DirectoryEntry]:
+    """Return the entries of the directory.
+
+    Raises:
+        FormatError: an entry is bad, or their number is not that of the extension; QEMU's text.
+        OSError: the host cannot read.
+    """
     if place.directory_size == 0:
         raise FormatError("Requested bitmap directory size is zero")
     if place.directory_offset + place.directory_size > layout.DISK_SIZE_MAX:
@@ -95,7 +104,7 @@ def _read_directory(file: BlockNode, header: Header, place: BitmapsExtension) ->
     )
     directory = bytearray(length)
     file.read_padded(place.directory_offset, memoryview(directory))
-    entries: list[_Entry] = []
+    entries: list[DirectoryEntry] = []
     at = 0
     while at < place.directory_size:
         if at + layout.BITMAP_ENTRY.size > place.directory_size:
@@ -130,14 +139,14 @@ def _read_directory(file: BlockNode, header: Header, place: BitmapsExtension) ->
             )
         ):
             raise FormatError(f"Bitmap '{name}' doesn't satisfy the constraints")
-        entries.append(_Entry(name, offset, table, flags, 1 << bits))
+        entries.append(DirectoryEntry(name, offset, table, flags, 1 << bits))
         at = following
     if len(entries) < place.count:
         raise FormatError("Less bitmaps found than specified in header extension")
     return entries
 
 
-def _load(file: BlockNode, header: Header, entry: _Entry) -> Bitmap:
+def _load(file: BlockNode, header: Header, entry: DirectoryEntry) -> Bitmap:
     """Read the table of a bitmap and the clusters of bits that it names."""
     size = header.cluster_size
     stored = np.zeros(entry.table_entries, dtype=">u8")  # at most 512 MiB / 512 entries, 8 MiB

@@ -63,10 +63,14 @@ class ClusterReader:
         file: where the image is.
         header: its header.
         tables: its L1 and L2 tables.
+        data: where its clusters are, if not in ``file``.
     """
 
-    def __init__(self, file: BlockNode, header: Header, tables: Tables) -> None:
+    def __init__(
+        self, file: BlockNode, header: Header, tables: Tables, data: BlockNode | None = None
+    ) -> None:
         self._file = file
+        self._data = file if data is None else data
         self._header = header
         self._tables = tables
         self._lock = threading.Lock()
@@ -102,7 +106,7 @@ class ClusterReader:
             part = buffer[begin - offset : stop - offset]
             kind = kinds[at]
             if kind == NORMAL:
-                self._file.read_padded(int(hosts[at]) + begin - (first + at) * size, part)
+                self._data.read_padded(int(hosts[at]) + begin - (first + at) * size, part)
             elif kind == ZERO:
                 fill_zeroes(part)
             elif kind == COMPRESSED:

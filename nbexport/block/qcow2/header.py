@@ -50,6 +50,12 @@ class Header:
         incompatible_features: as stored; dirty (bit 0) and corrupt (bit 1) do not hinder reading.
         compatible_features: as stored; bit 0 is lazy refcounts.
         compression_type: 0 zlib, 1 zstd.
+        l1_size: entries of the L1 table as stored, at least `l1_entries`.
+        nb_snapshots: internal snapshots.
+        snapshots_offset: where their table is in the file, cluster aligned.
+        snapshots_length: bytes of that table.
+        data_file: name of the file that holds the guest's clusters, None if the image does.
+        data_file_raw: that file is a raw image of the disk.
     """
 
     version: int
@@ -66,6 +72,12 @@ class Header:
     incompatible_features: int
     compatible_features: int
     compression_type: int
+    l1_size: int
+    nb_snapshots: int
+    snapshots_offset: int
+    snapshots_length: int
+    data_file: str | None
+    data_file_raw: bool
 
     @property
     def compression_name(self) -> str:
@@ -102,6 +114,7 @@ class Header:
 class _Extensions:
     backing_format: str | None
     bitmaps: BitmapsExtension | None
+    data_file: str | None
     luks: bool
     incompatible_names: dict[int, str]
 
@@ -183,7 +196,11 @@ def _read_header(file: BlockNode) -> Header:
         raise FormatError(f"Unsupported encryption method {method}")
     size, l1_entries = _check_tables(raw, cluster_size)
     found = _read_extensions(file, raw, extensions_end, check=True)
-    if raw.autoclear_features & layout.AUTOCLEAR_RAW_DATA_FILE:
+    has_data_file = bool(raw.incompatible_features & 1 << layout.INCOMPATIBLE_DATA_FILE)
+    raw_data_file = bool(raw.autoclear_features & layout.AUTOCLEAR_RAW_DATA_FILE)
+    if has_data_file and found.data_file is None:
+        raise FormatError("'data-file' is required for this image")
+    if raw_data_file and not has_data_file:
         raise FormatError("data-file-raw requires a data file")
     if raw.crypt_method:
         name = layout.CRYPT_NAMES[raw.crypt_method]
@@ -196,7 +213,7 @@ def _read_header(file: BlockNode) -> Header:
     ):
         raise FormatError("Could not initialize refcount handling: Input/output error")
     backing_file = _read_backing_name(file, raw, cluster_size)
-    _check_snapshots(file, raw)
+    snapshots_length = _check_snapshots(file, raw)
     return Header(
         version=raw.version,
         cluster_bits=raw.cluster_bits,
@@ -212,6 +229,12 @@ def _read_header(file: BlockNode) -> Header:
         incompatible_features=raw.incompatible_features,
         compatible_features=raw.compatible_features,
         compression_type=compression,
+        l1_size=raw.l1_size,
+        nb_snapshots=raw.nb_snapshots,
+        snapshots_offset=raw.snapshots_offset,
+        snapshots_length=snapshots_length,
+        data_file=found.data_file if has_data_file else None,
+        data_file_raw=has_data_file and raw_data_file,
     )
 
 
@@ -226,18 +249,17 @@ def _check_compression(incompatible: int, compression: int) -> None:
 
 
 def _check_features(file: BlockNode, raw: layout.RawHeader, extensions_end: int) -> None:
-    """Refuse incompatible features by the names that the image itself gives them, then by ours."""
+    """Refuse incompatible features by the names that the image itself gives them."""
     unknown = raw.incompatible_features & ~layout.INCOMPATIBLE_READ
     if not unknown:
         return
     # A broken extension hides the names here; what is wrong with it would be told later.
     names = _read_extensions(file, raw, extensions_end, check=False).incompatible_names
     told = []
-    for source in (names, layout.INCOMPATIBLE_NAMES):
-        for bit, name in source.items():
-            if unknown & 1 << bit:
-                unknown &= ~(1 << bit)
-                told.append(name)
+    for bit, name in names.items():
+        if unknown & 1 << bit:
+            unknown &= ~(1 << bit)
+            told.append(name)
     if unknown:
         told.append(f"Unknown incompatible feature: {unknown:x}")
     raise FormatError(f"Unsupported qcow2 feature(s): {', '.join(told)}")
@@ -294,13 +316,13 @@ def _check_tables(raw: layout.RawHeader, cluster_size: int) -> tuple[int, int]:
     return raw.size // SECTOR_SIZE * SECTOR_SIZE, needed
 
 
-def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> None:
-    """Walk the snapshot table, at most 65536 entries; nothing of it is needed for reading."""
+def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> int:
+    """Walk the snapshot table, at most 65536 entries; return its length in bytes."""
     at = raw.snapshots_offset
     for number in range(raw.nb_snapshots):
         at = align_up(at, 8)
         if at >= file.size:
-            return  # nothing but zeroes from here
+            break  # nothing but zeroes from here
         head = _fetch(file, at, layout.SNAPSHOT_ENTRY.size)
         id_length, name_length, extra_length = layout.SNAPSHOT_ENTRY.unpack(head)
         if extra_length > layout.SNAPSHOT_EXTRA_MAX:
@@ -308,6 +330,7 @@ def _check_snapshots(file: BlockNode, raw: layout.RawHeader) -> None:
         at += layout.SNAPSHOT_ENTRY.size + extra_length + id_length + name_length
         if at - raw.snapshots_offset > layout.SNAPSHOT_TABLE_MAX:
             raise FormatError("Snapshot table is too big")
+    return at - raw.snapshots_offset
 
 
 def _read_extensions(
@@ -316,6 +339,7 @@ def _read_extensions(
     """Walk the header extensions; without ``check`` stop silently at the first that is broken."""
     backing_format: str | None = None
     bitmaps: BitmapsExtension | None = None
+    data_file: str | None = None
     luks = False
     names: dict[int, str] = {}
     at = raw.header_length
@@ -341,6 +365,8 @@ def _read_extensions(
                     f"(>={layout.BACKING_FORMAT_MAX + 1})"
                 )
             backing_format = _text(data) or None
+        elif kind == layout.EXTENSION_DATA_FILE and check:
+            data_file = _text(data)
         elif kind == layout.EXTENSION_LUKS and check:
             luks = True
             if raw.crypt_method != 2:
@@ -350,7 +376,7 @@ def _read_extensions(
         elif kind == layout.EXTENSION_BITMAPS and check:
             bitmaps = _bitmaps_extension(file, raw, data)
         at += align_up(length, 8)
-    return _Extensions(backing_format, bitmaps, luks, names)
+    return _Extensions(backing_format, bitmaps, data_file, luks, names)
 
 
 def _feature_names(data: bytes) -> dict[int, str]:

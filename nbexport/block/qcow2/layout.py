@@ -57,6 +57,10 @@ REFCOUNT_TABLE_MAX: Final = 8 * MiB  # bytes; 1 Mi refcount blocks
 SNAPSHOTS_MAX: Final = 65536
 SNAPSHOT_ENTRY: Final = struct.Struct(">12xHH20xI")
 """40 bytes: length of the id, length of the name, length of the extra data; then those three."""
+SNAPSHOT_FIELDS: Final = struct.Struct(">QIHHIIQII")
+"""The same 40 bytes in full: L1 table offset, its entries, length of the id, length of the name,
+date in seconds, its nanoseconds, guest clock in nanoseconds, size of the VM state, extra length."""
+SNAPSHOT_EXTRA: Final = struct.Struct(">QQQ")  # VM state size, disk size, instruction count
 SNAPSHOT_EXTRA_MAX: Final = 1024
 SNAPSHOT_TABLE_MAX: Final = 1024 * SNAPSHOTS_MAX  # bytes; QEMU's 1 KiB an entry
 OFFSET_MAX: Final = (1 << 63) - 1
@@ -69,18 +73,16 @@ INCOMPATIBLE_CORRUPT: Final = 1
 INCOMPATIBLE_DATA_FILE: Final = 2
 INCOMPATIBLE_COMPRESSION: Final = 3
 INCOMPATIBLE_EXTENDED_L2: Final = 4
-INCOMPATIBLE_NAMES: Final = {
-    INCOMPATIBLE_DATA_FILE: "external data file",
-}
-"""Features that QEMU knows and this package does not read; a feature table may name them too."""
 INCOMPATIBLE_READ: Final = (
     1 << INCOMPATIBLE_DIRTY
     | 1 << INCOMPATIBLE_CORRUPT
+    | 1 << INCOMPATIBLE_DATA_FILE
     | 1 << INCOMPATIBLE_COMPRESSION
     | 1 << INCOMPATIBLE_EXTENDED_L2
 )
 AUTOCLEAR_BITMAPS: Final = 1 << 0
 AUTOCLEAR_RAW_DATA_FILE: Final = 1 << 1
+COMPATIBLE_LAZY_REFCOUNTS: Final = 1 << 0
 COMPRESSION_NAMES: Final = {0: "zlib", 1: "zstd"}
 CRYPT_NAMES: Final = {1: "aes", 2: "luks"}
 
@@ -90,6 +92,7 @@ EXTENSION_END: Final = 0
 EXTENSION_BACKING_FORMAT: Final = 0xE2792ACA
 EXTENSION_FEATURE_NAMES: Final = 0x6803F857
 EXTENSION_BITMAPS: Final = 0x23852875
+EXTENSION_DATA_FILE: Final = 0x44415441
 EXTENSION_LUKS: Final = 0x0537BE77
 FEATURE_NAME: Final = struct.Struct(">BB46s")  # type (0 incompatible), bit, NUL-padded name
 FEATURE_TYPE_INCOMPATIBLE: Final = 0
@@ -99,6 +102,8 @@ L1_OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 L2_OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 L2_COMPRESSED: Final = 1 << 62
 L2_ZERO: Final = 1 << 0
+COPIED: Final = 1 << 63
+"""The count is one; with an external data file, also that offset 0 is a place."""
 ENTRY_SIZE: Final = 8
 
 # "Extended L2 Entries": a second word, of which bit k says that subcluster k is allocated and bit

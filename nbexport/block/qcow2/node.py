@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import enum
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
 from nbexport.block.chain import open_backing_chain, resolve
+from nbexport.block.file import open_file
 from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
 from nbexport.block.qcow2 import layout, tables
 from nbexport.block.qcow2.bitmaps import load_bitmaps
 from nbexport.block.qcow2.clusters import ClusterReader
 from nbexport.block.qcow2.header import Header, read_header
 from nbexport.block.qcow2.refcounts import has_preallocated_metadata
+from nbexport.block.qcow2.snapshots import read_snapshots
+from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +53,8 @@ class Qcow2Node(BlockNode):
 
     Attributes:
         header: the checked header.
+        data_file: the external data file, None if the image holds its clusters itself.
+        snapshots: the internal snapshots, in the order of their table.
     """
 
     driver: ClassVar[str] = "qcow2"
@@ -62,8 +68,10 @@ class Qcow2Node(BlockNode):
         self.file: BlockNode = file
         self.cluster_size: int = header.cluster_size
         self._tables = tables.Tables(file, header)
-        self._clusters = ClusterReader(file, header, self._tables)
         self.bitmaps = load_bitmaps(file, header)
+        self.snapshots = read_snapshots(file, header)
+        self.data_file = self._open_data_file()  # last, so that no failure leaves it open
+        self._clusters = ClusterReader(file, header, self._tables, self.data_file)
         self._layer_lock = threading.Lock()
         self._layer: Extents | None = None
         self._preallocated: bool | None = None
@@ -71,6 +79,57 @@ class Qcow2Node(BlockNode):
             self.backing = backing
         elif backing is FROM_HEADER:
             open_backing_chain(self)
+
+    def _open_data_file(self) -> BlockNode | None:
+        """Open the external data file: a plain path, whatever its text looks like.
+
+        An image must not make us open anything but a file, so no protocol is recognised. As in
+        QEMU the path is seen from the process's folder, not from the image's.
+        """
+        if self.header.data_file is None:
+            return None
+        return open_file(self.header.data_file)
+
+    def _close_own(self) -> None:
+        # Nobody else knows the data file, so it closes with the node even if that owns nothing.
+        if self.data_file is not None:
+            self.data_file.close()
+
+    def load_snapshot(self, name: str) -> None:
+        """Read from an internal snapshot instead of the disk as it is now.
+
+        Size and bitmaps stay those of the image, as in QEMU. To be called before the node is
+        shared: what is read or mapped meanwhile may be of either.
+
+        Args:
+            name: the id of a snapshot, or the name of one.
+
+        Raises:
+            UsageError: there is no such snapshot; QEMU's text.
+            FormatError: its L1 table is impossible; QEMU's text.
+            OSError: the host cannot read.
+        """
+        matches = [one for one in self.snapshots if one.id == name]
+        matches += [one for one in self.snapshots if one.name == name]
+        if not matches:
+            raise UsageError(f"{self.filename}: Failed to load snapshot: Can't find snapshot")
+        found = matches[0]
+        length = found.l1_entries * layout.ENTRY_SIZE
+        if length > layout.L1_TABLE_MAX:
+            raise FormatError("Snapshot L1 table too large", path=self.filename)
+        offset = found.l1_table_offset
+        if offset + length > layout.DISK_SIZE_MAX or offset % self.cluster_size:
+            raise FormatError("Snapshot L1 table offset invalid", path=self.filename)
+        header = replace(
+            self.header,
+            l1_table_offset=offset,
+            l1_entries=min(found.l1_entries, self.header.l1_entries),
+        )
+        with self._map_lock, self._layer_lock:
+            self._tables = tables.Tables(self.file, header)
+            self._clusters = ClusterReader(self.file, header, self._tables, self.data_file)
+            self._layer = None
+            self._answers = {}
 
     @property
     def backing_filename(self) -> str | None:
@@ -143,6 +202,33 @@ class Qcow2Node(BlockNode):
             end,
         )
 
+    def places(self, start: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where in the file the clusters of ``[start, end)`` are.
+
+        Shape: bounds (n + 1,) in bytes; offsets in the file (n,), -1 where there is no place or
+        the cluster is compressed.
+
+        Raises:
+            FormatError: the tables are damaged in the range.
+            OSError: the host cannot read.
+        """
+        size = self.header.unit_size
+        firsts, ends, kinds, hosts = self._tables.map_runs(
+            start // size, -(-end // size), placed=True
+        )
+        if (kinds == tables.BAD).any():
+            self._tables.raise_bad(int(firsts[kinds == tables.BAD][0]))
+        firsts, ends = firsts * size, ends * size
+        cut = np.maximum(start - firsts, 0)
+        hosts = np.where(hosts < 0, hosts, hosts + cut)
+        bounds = np.empty(2 * len(firsts) + 2, dtype=np.int64)
+        bounds[0], bounds[-1] = start, end
+        bounds[1:-1:2], bounds[2:-1:2] = firsts + cut, np.minimum(ends, end)
+        offsets = np.full(2 * len(firsts) + 1, -1, dtype=np.int64)
+        offsets[1::2] = hosts
+        real = np.diff(bounds) > 0
+        return np.append(bounds[:-1][real], end), offsets[real]
+
     def _is_preallocated(self) -> bool:
         with self._layer_lock:
             if self._preallocated is None:
@@ -157,7 +243,7 @@ class Qcow2Node(BlockNode):
         starts, ends, hosts = firsts[normal] * size, ends[normal] * size, hosts[normal]
         cut = np.maximum(start - starts, 0)
         starts, hosts, ends = starts + cut, hosts + cut, np.minimum(ends, end)
-        stored = self.file.allocation()
+        stored = (self.file if self.data_file is None else self.data_file).allocation()
         # Behind the end of the file: zeroes for ever.
         bounds = np.append(stored.bounds, np.iinfo(np.int64).max)
         zero = np.append(stored.flags & ZERO, ZERO).astype(np.uint32)

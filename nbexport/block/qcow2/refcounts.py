@@ -56,20 +56,20 @@ def _used_clusters(file: BlockNode, header: Header, clusters: int, enough: int) 
             continue
         file.read_padded(offset, block.data)
         count = min(per_block, clusters - index * per_block)
-        used += int(np.count_nonzero(_counts(block, header.refcount_bits)[:count]))
+        used += int(np.count_nonzero(counts_of(block, header.refcount_bits)[:count]))
         if used >= enough:
             break
     return used
 
 
-def _counts(block: np.ndarray, bits: int) -> np.ndarray:
-    """Return one value a cluster that is 0 exactly if its reference count is.
+def counts_of(block: np.ndarray, bits: int) -> np.ndarray:
+    """Return the reference counts that a block holds.
 
     Shape: block (cluster_size,) uint8; result (cluster_size * 8 / bits,).
 
     Source: qcow2 specification, "Refcount block": narrow counts fill a byte from its low bits up.
     """
     if bits >= 8:
-        return block.view(f"u{bits // 8}")
+        return block.view(f">u{bits // 8}")
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return ((block[:, None] >> shifts) & np.uint8((1 << bits) - 1)).reshape(-1)

@@ -125,14 +125,16 @@ class Tables:
         offsets = word & np.uint64(layout.L2_OFFSET_MASK)
         unaligned = offsets & np.uint64(self._header.cluster_size - 1) != 0
         hosts = offsets.astype(np.int64)
+        # An external data file has no compressed clusters.
+        packed = COMPRESSED if self._header.data_file is None else BAD
         if not self._header.extended_l2:
             zero = word & np.uint64(layout.L2_ZERO) != 0
-            kinds = np.where(offsets != 0, NORMAL, UNALLOCATED).astype(np.uint8)
+            kinds = np.where(self._has_place(word), NORMAL, UNALLOCATED).astype(np.uint8)
             kinds[zero] = ZERO
             kinds[unaligned] = BAD
             if self._header.version == 2:
                 kinds[zero] = BAD
-            kinds[compressed] = COMPRESSED
+            kinds[compressed] = packed
             return Units(kinds, hosts, word)
         flags = entries[:, 1]
         bits = np.arange(layout.SUBCLUSTERS, dtype=np.uint64)
@@ -141,9 +143,9 @@ class Tables:
         kinds = np.where(allocated, NORMAL, UNALLOCATED).astype(np.uint8)
         kinds[zero] = ZERO
         both = flags >> np.uint64(layout.SUBCLUSTERS) & flags != 0
-        nowhere = (offsets == 0) & (flags & np.uint64(layout.ALL_ALLOCATED) != 0)
+        nowhere = ~self._has_place(word) & (flags & np.uint64(layout.ALL_ALLOCATED) != 0)
         kinds[both | nowhere | unaligned] = BAD
-        kinds[compressed] = COMPRESSED
+        kinds[compressed] = packed
         inside = np.arange(layout.SUBCLUSTERS, dtype=np.int64) * self._header.unit_size
         return Units(
             kinds.reshape(-1),
@@ -151,8 +153,19 @@ class Tables:
             np.repeat(word, layout.SUBCLUSTERS),
         )
 
+    def _has_place(self, words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return whether L2 entries that are not compressed name a cluster.
+
+        Offset 0 is the header's, so it means none, except in an external data file.
+        """
+        mask = layout.L2_OFFSET_MASK
+        if self._header.data_file is not None:
+            mask |= layout.COPIED
+        named: NDArray[np.bool_] = words & np.uint64(mask) != 0
+        return named
+
     def map_runs(
-        self, start: int, end: int
+        self, start: int, end: int, *, placed: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         """Return the runs of guest units in ``[start, end)`` that are not unallocated.
 
@@ -161,9 +174,11 @@ class Tables:
         Args:
             start: first guest unit.
             end: behind the last one.
+            placed: tell of every unit that has a place in the file, also if it reads as zeroes
+                or from the backing file; runs then end where places do, and -1 is no place.
 
         Shape: four arrays (n,): first unit, unit behind the last, kind, offset in the file
-        (meaningful for NORMAL only). Runs are sorted and do not overlap.
+        (meaningful for NORMAL only, unless ``placed``). Runs are sorted and do not overlap.
 
         Raises:
             OSError: the host cannot read.
@@ -172,7 +187,7 @@ class Tables:
         begin, stop = np.searchsorted(self._present, [start // per_table, -(-end // per_table)])
         batch = max(1, layout.MAP_BATCH_ENTRIES // per_table)
         parts = [
-            self._runs_of(self._present[at : min(at + batch, stop)])
+            self._runs_of(self._present[at : min(at + batch, stop)], placed=placed)
             for at in range(int(begin), int(stop), batch)
         ]
         if not parts:
@@ -182,10 +197,11 @@ class Tables:
         inside = (firsts < end) & (ends > start)
         firsts, ends, kinds, hosts = firsts[inside], ends[inside], kinds[inside], hosts[inside]
         cut = np.maximum(start - firsts, 0)
-        return firsts + cut, np.minimum(ends, end), kinds, hosts + cut * self._header.unit_size
+        hosts = np.where(hosts < 0, hosts, hosts + cut * self._header.unit_size)
+        return firsts + cut, np.minimum(ends, end), kinds, hosts
 
     def _runs_of(
-        self, indexes: NDArray[np.int64]
+        self, indexes: NDArray[np.int64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
         """Return the runs of the L2 tables with these numbers, in the form of `map_runs`."""
         cluster_size = self._header.cluster_size
@@ -201,19 +217,23 @@ class Tables:
         rows = np.flatnonzero(stored.view(np.uint64))
         if entries.shape[1] > 1:
             rows = np.unique(rows // entries.shape[1])
-        kinds, hosts, _ = self._classify(entries[rows].astype(np.uint64))
+        kinds, hosts, words_of = self._classify(entries[rows].astype(np.uint64))
+        if placed:
+            has_place = self._has_place(words_of)
+            has_place &= (kinds != COMPRESSED) & (kinds != BAD)
+            hosts[~has_place] = -1
         first = indexes[:, None] * self._per_table + np.arange(0, self._per_table, self._parts)
         numbers = (first.reshape(-1)[rows][:, None] + np.arange(self._parts)).reshape(-1)
+        used = np.flatnonzero((kinds != UNALLOCATED) | has_place if placed else kinds)
+        kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
         if not sound.all():
             bad = indexes[~sound][:, None] * self._per_table + np.arange(self._per_table)
             numbers = np.concatenate([numbers, bad.reshape(-1)])
             kinds = np.concatenate([kinds, np.full(bad.size, BAD, dtype=kinds.dtype)])
-            hosts = np.concatenate([hosts, np.zeros(bad.size, dtype=hosts.dtype)])
+            hosts = np.concatenate([hosts, np.full(bad.size, -1, dtype=hosts.dtype)])
             order = np.argsort(numbers, kind="stable")
             numbers, kinds, hosts = numbers[order], kinds[order], hosts[order]
-        used = np.flatnonzero(kinds)
-        kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
-        starts = run_starts(numbers, kinds, hosts, self._header.unit_size)
+        starts = run_starts(numbers, kinds, hosts, self._header.unit_size, placed=placed)
         lasts = np.append(starts[1:], len(numbers))[: len(starts)] - 1
         return numbers[starts], numbers[lasts] + 1, kinds[starts], hosts[starts]
 
@@ -263,18 +283,23 @@ def run_starts(
     kinds: NDArray[np.uint8],
     hosts: NDArray[np.int64],
     unit_size: int,
+    *,
+    placed: bool = False,
 ) -> NDArray[np.int64]:
     """Return at which positions a new run begins.
 
-    A run ends where the kind changes, where guest units are not consecutive, and, if NORMAL,
-    where the units in the file are not.
+    A run ends where the kind changes, where guest units are not consecutive, and, if NORMAL or if
+    ``placed`` and there is a place, where the units in the file are not.
 
     Shape: three arrays (n,); result (k,) int64, sorted, with 0 first if n > 0.
     """
     if not len(numbers):
         return np.zeros(0, dtype=np.int64)
     breaks = (kinds[1:] != kinds[:-1]) | (numbers[1:] != numbers[:-1] + 1)
-    breaks |= (kinds[1:] == NORMAL) & (hosts[1:] != hosts[:-1] + unit_size)
+    if placed:
+        breaks |= ((hosts[1:] >= 0) | (hosts[:-1] >= 0)) & (hosts[1:] != hosts[:-1] + unit_size)
+    else:
+        breaks |= (kinds[1:] == NORMAL) & (hosts[1:] != hosts[:-1] + unit_size)
     return np.concatenate([[0], np.flatnonzero(breaks) + 1]).astype(np.int64)
 
 
