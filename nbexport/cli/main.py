@@ -14,7 +14,9 @@ from nbexport.errors import NbexportError
 # Where each command lives, and its line in the help: a module is imported when its command runs.
 _COMMANDS = {
     "bench": ("nbexport.cli.bench:bench_command", "Compare the NBD server with other ones."),
+    "copy": ("nbexport.cli.transfer:copy_command", "Copy an export, or what changed, to a file."),
     "image": ("nbexport.cli.image:image_group", "Look at disk images, and check them."),
+    "info": ("nbexport.cli.transfer:info_command", "Tell what a server says of its exports."),
     "map": ("nbexport.cli.nbd:map_command", "Print the extents of an export, context by context."),
     "qapi": ("nbexport.cli.qapi:qapi_group", "Look at QAPI schemas, and check them."),
     "qmp": ("nbexport.cli.qmp:qmp_command", "Run an emulated QMP monitor of a QEMU release."),

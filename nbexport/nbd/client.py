@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from nbexport.bits import Extents
@@ -15,7 +15,7 @@ from nbexport.units import align_down, is_power_of_two
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DEFAULT_TIMEOUT_S = 30.0
 GOODBYE_SECONDS = 2.0
@@ -29,6 +29,8 @@ _CHUNKS_MAX = 1 << 20
 """Chunks of one reply: a read of 32 MiB in pieces of 32 bytes."""
 _STATUS_CHUNKS_MAX = 1 << 22
 """Block-status chunks that make one map: 64 GiB by a server that tells 64 KiB in 4 contexts."""
+READ_DEPTH = 8
+"""Reads in flight where many are wanted."""
 MAP_DEPTH = 8
 """Requests of a map in flight: the server works while its last answers are read."""
 _SIZE_MAX = (1 << 63) - 1
@@ -64,10 +66,29 @@ class ExportInfo:
     contexts: list[str]
 
 
+@dataclass
+class _Reading:
+    """A read that is under way: its range, and the pieces of it that have come."""
+
+    offset: int
+    length: int
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+
+    def missing(self) -> bool:
+        """Return whether the pieces are anything but the whole, each byte once."""
+        reached = self.offset
+        for start, end in sorted(self.pieces):
+            if start != reached:
+                return True
+            reached = end
+        return reached != self.offset + self.length
+
+
 class Client:
     """A connection to one export, made by `connect`.
 
     Attributes:
+        info: all that the server tells of the export.
         export_size: length in bytes.
         transmission_flags: what the export can do.
         block_size: request sizes, None if the server does not tell.
@@ -81,6 +102,7 @@ class Client:
         self._link = link
         self._cookie = 0
         self._open = True
+        self.info = info
         self.export_size = info.size
         self.transmission_flags = info.flags
         self.block_size = info.block_size
@@ -195,6 +217,89 @@ class Client:
             reached = end
         if reached != offset + len(buffer):
             raise self._link.fail(f"read at offset {offset}: the reply ends at offset {reached}")
+
+    def read_ranges(
+        self,
+        ranges: Iterable[tuple[int, int]],
+        data: Callable[[int, memoryview], None],
+        hole: Callable[[int, int], None],
+        finished: Callable[[int], None] = lambda _length: None,
+    ) -> None:
+        """Read many ranges, several at a time; what comes is handed on at once, in any order.
+
+        Args:
+            ranges: offsets and lengths, each at most 32 MiB.
+            data: takes an offset and its bytes.
+            hole: takes an offset and a length that read as zeroes.
+            finished: told the length of each range that is complete.
+
+        Raises:
+            UsageError: a range is not inside the disk.
+            PeerError: the server could not read, or broke the protocol.
+        """
+        if not self.structured:
+            for offset, length in ranges:
+                data(offset, memoryview(self.read(offset, length)))
+                finished(length)
+            return
+        waiting = iter(ranges)
+        flying: dict[int, _Reading] = {}
+        failure: PeerError | None = None
+        more = True
+        while True:
+            while more and failure is None and len(flying) < READ_DEPTH:
+                following = next(waiting, None)
+                if following is None:
+                    more = False
+                    break
+                offset, length = following
+                self._check_range(offset, length)
+                flying[self._send(wire.CMD_READ, offset, length)] = _Reading(offset, length)
+            if not flying:
+                if failure is not None:
+                    raise failure
+                return
+            chunk = self._link.chunk()
+            reading = flying.get(chunk.cookie)
+            if reading is None:
+                raise self._link.fail("read: a reply to no request of ours")
+            if chunk.kind & wire.CHUNK_FLAG_ERROR:
+                doing = f"read at offset {reading.offset}"
+                failure = failure or self._link.error_of(chunk, doing)
+            else:
+                self._hand_on(chunk, reading, data, hole)
+            if chunk.done:
+                del flying[chunk.cookie]
+                if failure is None:
+                    if reading.missing():
+                        text = f"read at offset {reading.offset}: chunks overlap or leave a gap"
+                        raise self._link.fail(text)
+                    finished(reading.length)
+
+    def _hand_on(
+        self,
+        chunk: Chunk,
+        reading: _Reading,
+        data: Callable[[int, memoryview], None],
+        hole: Callable[[int, int], None],
+    ) -> None:
+        if chunk.kind == wire.CHUNK_NONE and not chunk.payload:
+            return
+        if chunk.kind == wire.CHUNK_OFFSET_HOLE and len(chunk.payload) == wire.HOLE.size:
+            at, length = wire.HOLE.unpack(chunk.payload)
+        elif chunk.kind == wire.CHUNK_OFFSET_DATA and len(chunk.payload) > wire.OFFSET.size:
+            (at,) = wire.OFFSET.unpack_from(chunk.payload)
+            length = len(chunk.payload) - wire.OFFSET.size
+        else:
+            raise self._link.fail(f"chunk of type {chunk.kind} in the reply to a read")
+        end = reading.offset + reading.length
+        if not length or at < reading.offset or at + length > end:
+            raise self._link.fail(f"chunk outside the range that was read: offset {at}")
+        reading.pieces.append((at, at + length))
+        if chunk.kind == wire.CHUNK_OFFSET_HOLE:
+            hole(at, length)
+        else:
+            data(at, memoryview(chunk.payload)[wire.OFFSET.size :])
 
     def _place(self, chunk: Chunk, offset: int, buffer: memoryview) -> tuple[int, int]:
         """Put a chunk's bytes where they belong; return the range that they fill."""
@@ -372,6 +477,8 @@ def _greet(link: Link) -> bool:
     answer = flags & (wire.FLAG_FIXED_NEWSTYLE | wire.FLAG_NO_ZEROES)
     link.without_zeroes = bool(answer & wire.FLAG_NO_ZEROES)
     link.send(wire.CLIENT_FLAGS.pack(answer))
+    if link.uri.tls is not None:
+        link.start_tls()
     kinds = [reply.kind for reply in link.option(wire.OPT_STRUCTURED_REPLY)]
     return kinds[-1] == wire.REP_ACK
 

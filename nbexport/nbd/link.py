@@ -95,6 +95,26 @@ class Link:
         """Close the connection; closing twice is harmless."""
         self._socket.close()
 
+    def start_tls(self) -> None:
+        """Secure the connection; the server must be willing.
+
+        Raises:
+            PeerError: the server is not, or the two do not come to terms.
+            UsageError: Python cannot do what the URI asks for.
+            SourceError: a file of the URI's is not of use.
+        """
+        from nbexport.nbd.tls_client import secure  # noqa: PLC0415 - ssl takes a while
+
+        reply = [*self.option(wire.OPT_STARTTLS)][-1]
+        if reply.kind != wire.REP_ACK:
+            raise self.fail(f"TLS: {reply.message}")
+        if self._taken != self._filled:
+            raise self.fail("TLS: the server went on in clear")
+        try:
+            self._socket = secure(self._socket, self.uri)
+        except OSError as error:
+            raise self.fail(f"TLS: {_reason(error)}") from error
+
     def detach(self) -> socket.socket:
         """Return the socket; this link is of no use afterwards.
 

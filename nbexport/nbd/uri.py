@@ -13,6 +13,26 @@ from nbexport.nbd import wire
 
 
 @dataclass(frozen=True)
+class TlsChoice:
+    """How a connection is to be secured.
+
+    Attributes:
+        certificates: folder with ``ca-cert.pem`` and, to show one of our own, ``client-cert.pem``
+            and ``client-key.pem``; None for the system's authorities.
+        hostname: the name that the server's certificate must have; None for the host's.
+        verify: whether that is checked.
+        psk_file: file of shared keys, ``NAME:HEX`` a line; None for certificates.
+        username: whose key it is.
+    """
+
+    certificates: str | None = None
+    hostname: str | None = None
+    verify: bool = True
+    psk_file: str | None = None
+    username: str | None = None
+
+
+@dataclass(frozen=True)
 class NbdUri:
     """Where an export is.
 
@@ -21,18 +41,22 @@ class NbdUri:
         socket: path of a unix socket, or None for TCP.
         host: name or address without brackets; meaningful for TCP.
         port: TCP port.
+        tls: how the connection is secured; None for not at all.
     """
 
     export: str = ""
     socket: str | None = None
     host: str = "localhost"
     port: int = wire.DEFAULT_PORT
+    tls: TlsChoice | None = None
 
     @classmethod
     def parse(cls, text: str) -> NbdUri:
         """Return what a URI names.
 
-        Accepted are ``nbd://HOST[:PORT]/EXPORT`` and ``nbd+unix:///EXPORT?socket=PATH``.
+        Accepted are ``nbd://HOST[:PORT]/EXPORT`` and ``nbd+unix:///EXPORT?socket=PATH``, and with
+        ``nbds`` the same over TLS, which the query's ``tls-certificates``, ``tls-hostname``,
+        ``tls-verify-peer``, ``tls-psk-file`` and ``tls-username`` tell more of.
 
         Raises:
             UsageError: it is no NBD URI, or names a transport that is not supported.
@@ -42,27 +66,73 @@ class NbdUri:
             port = parts.port
         except ValueError as error:
             raise UsageError(f"{text}: not a URI: {error}") from error
-        if parts.scheme in {"nbds", "nbds+unix", "nbds+vsock"}:
-            raise UsageError(f"{text}: TLS is not supported")
-        if parts.scheme == "nbd+vsock":
+        if parts.scheme in {"nbd+vsock", "nbds+vsock"}:
             raise UsageError(f"{text}: vsock is not supported")
-        if parts.scheme not in {"nbd", "nbd+unix"}:
+        if parts.scheme not in {"nbd", "nbds", "nbd+unix", "nbds+unix"}:
             raise UsageError(f"{text}: not an NBD URI (nbd://HOST/ or nbd+unix:///?socket=PATH)")
         # The first slash only separates; a name may begin with one.
         export = unquote(parts.path.removeprefix("/"), errors="surrogateescape")
-        if parts.scheme == "nbd":
-            return cls(export, None, parts.hostname or "localhost", port or wire.DEFAULT_PORT)
         query = parse_qs(parts.query, keep_blank_values=True, errors="surrogateescape")
+        tls = _tls(text, query, parts.username) if parts.scheme.startswith("nbds") else None
+        if not parts.scheme.endswith("+unix"):
+            host = parts.hostname or "localhost"
+            return cls(export, None, host, port or wire.DEFAULT_PORT, tls)
         sockets = query.get("socket", [])
         if len(sockets) != 1 or not sockets[0]:
             raise UsageError(f"{text}: a unix URI names one socket: ?socket=PATH")
-        return cls(export, sockets[0])
+        return cls(export, sockets[0], tls=tls)
 
     def __str__(self) -> str:
         export = quote(self.export, safe="/", errors="surrogateescape")
+        scheme = "nbd" if self.tls is None else "nbds"
+        query = {} if self.socket is None else {"socket": self.socket}
+        if self.tls is not None:
+            query |= _query(self.tls)
+        asked = "&".join(
+            f"{name}={quote(value, safe='/', errors='surrogateescape')}"
+            for name, value in query.items()
+        )
+        rest = f"/{export}" + (f"?{asked}" if asked else "")
         if self.socket is not None:
-            path = quote(self.socket, safe="/", errors="surrogateescape")
-            return f"nbd+unix:///{export}?socket={path}"
+            return f"{scheme}+unix://{rest}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == wire.DEFAULT_PORT else f":{self.port}"
-        return f"nbd://{host}{port}/{export}"
+        return f"{scheme}://{host}{port}{rest}"
+
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _tls(text: str, query: dict[str, list[str]], user: str | None) -> TlsChoice:
+    """Return what a URI says of TLS."""
+
+    def one(name: str) -> str | None:
+        values = query.get(name, [])
+        if len(values) > 1 or values == [""]:
+            raise UsageError(f"{text}: {name} must have one value")
+        return values[0] if values else None
+
+    verify = one("tls-verify-peer")
+    if verify is not None and verify not in _TRUTH:
+        raise UsageError(f"{text}: tls-verify-peer is true or false, not '{verify}'")
+    psk_file, certificates = one("tls-psk-file"), one("tls-certificates")
+    if psk_file is not None and certificates is not None:
+        raise UsageError(f"{text}: tls-psk-file and tls-certificates exclude each other")
+    return TlsChoice(
+        certificates,
+        one("tls-hostname"),
+        verify is None or _TRUTH[verify],
+        psk_file,
+        one("tls-username") or user,
+    )
+
+
+def _query(tls: TlsChoice) -> dict[str, str]:
+    found = {
+        "tls-certificates": tls.certificates,
+        "tls-hostname": tls.hostname,
+        "tls-verify-peer": None if tls.verify else "false",
+        "tls-psk-file": tls.psk_file,
+        "tls-username": tls.username,
+    }
+    return {name: value for name, value in found.items() if value is not None}

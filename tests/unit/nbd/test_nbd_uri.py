@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from nbexport.errors import UsageError
 from nbexport.nbd import NbdUri
+from nbexport.nbd.uri import TlsChoice
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,11 @@ def test_reading(text, uri):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nbds://h/", "TLS is not supported"),
-        ("nbds+unix:///?socket=/s", "TLS is not supported"),
+        ("nbds+vsock://1/", "vsock is not supported"),
+        ("nbds://h/?tls-verify-peer=maybe", "tls-verify-peer is true or false, not 'maybe'"),
+        ("nbds://h/?tls-certificates=", "tls-certificates must have one value"),
+        ("nbds://h/?tls-username=a&tls-username=b", "tls-username must have one value"),
+        ("nbds://h/?tls-psk-file=/k&tls-certificates=/c", "exclude each other"),
         ("nbd+vsock://2/", "vsock is not supported"),
         ("http://h/", "not an NBD URI"),
         ("/tmp/s", "not an NBD URI"),
@@ -72,3 +76,29 @@ def test_what_is_printed_of_an_address_reads_back(name, host, port):
 def test_the_default_port_is_left_out():
     assert str(NbdUri("a b", None, "::1")) == "nbd://[::1]/a%20b"
     assert str(NbdUri("", None, "h", 7)) == "nbd://h:7/"
+
+
+@given(
+    st.builds(
+        NbdUri,
+        export=st.text(max_size=10),
+        socket=st.none() | st.text(min_size=1, max_size=10),
+        tls=st.none()
+        | st.builds(
+            TlsChoice,
+            certificates=st.none() | st.text(min_size=1, max_size=10),
+            hostname=st.none() | st.text(min_size=1, max_size=10),
+            verify=st.booleans(),
+            username=st.none() | st.text(min_size=1, max_size=10),
+        ),
+    )
+)
+def test_what_is_written_is_read_again(uri):
+    assert NbdUri.parse(str(uri)) == uri
+
+
+def test_tls_is_told_by_the_scheme_and_the_query():
+    uri = NbdUri.parse("nbds://anna@h:1/x?tls-psk-file=/keys&tls-verify-peer=false")
+    assert uri.tls == TlsChoice(verify=False, psk_file="/keys", username="anna")
+    assert NbdUri.parse("nbds+unix:///?socket=/s&tls-certificates=/c").tls.certificates == "/c"
+    assert NbdUri.parse("nbd://h/").tls is None

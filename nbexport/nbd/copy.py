@@ -1,0 +1,183 @@
+"""An export to a file: all of it without its holes, or only what a bitmap marks.
+
+What is read is asked for ahead; chunks go to the file as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbexport.errors import NbexportError, SourceError, UsageError
+from nbexport.nbd.client import Client
+from nbexport.nbd.contexts import BASE_ALLOCATION, dirty_bitmap_name
+from nbexport.units import KiB, MiB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nbexport.bits import Extents
+    from nbexport.nbd.uri import NbdUri
+
+READ_SIZE = MiB
+"""Bytes of one read: few enough that progress moves, many enough that replies cost little."""
+_ZEROES = bytes(256 * KiB)
+_STATE_ZERO = 2
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy did.
+
+    Attributes:
+        size: of the export, in bytes.
+        selected: bytes that were to be copied: all, or what the bitmap marks.
+        transferred: bytes that were read; the rest of the selected ones are zeroes.
+    """
+
+    size: int
+    selected: int
+    transferred: int
+
+
+def copy(
+    uri: str | NbdUri,
+    target: str | Path,
+    *,
+    bitmap: str | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Copied:
+    """Copy an export to a file.
+
+    Without a bitmap the file is made anew, sparse where the export reads as zeroes; if that fails,
+    what was there before stays, and nothing else is left. With a bitmap the file must be there and
+    as large as the export, and only what the bitmap marks is written into it: an incremental
+    backup on top of an earlier copy.
+
+    Args:
+        uri: the export.
+        target: the file.
+        bitmap: name of a dirty bitmap of the export.
+        progress: told the bytes that are done and that are to be done.
+
+    Raises:
+        UsageError: the export has no such bitmap, or the file is of another size.
+        PeerError: the server failed or broke the protocol.
+        SourceError: the file is missing, or cannot be written.
+    """
+    path = Path(target)
+    wanted = [BASE_ALLOCATION]
+    if bitmap is not None:
+        wanted.append(dirty_bitmap_name(bitmap))
+    with Client.connect(uri, contexts=wanted) as client:
+        maps = client.map() if client.contexts else {}
+        if bitmap is not None and wanted[1] not in maps:
+            offered = ", ".join(client.server_contexts) or "none"
+            raise UsageError(f"no metadata context '{wanted[1]}' (offered: {offered})")
+        work = _Work(client, maps.get(BASE_ALLOCATION), progress)
+        try:
+            if bitmap is None:
+                return work.whole(path)
+            return work.changed(path, maps[wanted[1]])
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror or error}") from error
+
+
+class _Work:
+    def __init__(
+        self, client: Client, allocation: Extents | None, progress: Callable[[int, int], None]
+    ) -> None:
+        self._client = client
+        self._allocation = allocation
+        self._progress = progress
+
+    def whole(self, path: Path) -> Copied:
+        size = self._client.export_size
+        # Beside the target, so that it can take its place in one step.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.ftruncate(file.fileno(), size)
+                transferred = self._transfer(file.fileno(), [(0, size)], zeroes=False)
+                mask = os.umask(0)
+                os.umask(mask)
+                os.fchmod(file.fileno(), 0o666 & ~mask)
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return Copied(size, size, transferred)
+
+    def changed(self, path: Path, bitmap: Extents) -> Copied:
+        size = self._client.export_size
+        dirty = [(offset, length) for offset, length, flags in bitmap if flags]
+        with path.open("r+b") as file:
+            there = file.seek(0, os.SEEK_END)
+            if there != size:
+                raise UsageError(f"{path}: {there} bytes, but the export has {size}")
+            try:
+                transferred = self._transfer(file.fileno(), dirty, zeroes=True)
+                os.fsync(file.fileno())
+            except NbexportError as error:
+                text = f"{error} (the copy is neither the old nor the new state; repeat it)"
+                raise type(error)(text) from error
+        return Copied(size, sum(length for _, length in dirty), transferred)
+
+    def _transfer(self, file: int, ranges: list[tuple[int, int]], *, zeroes: bool) -> int:
+        """Bring ranges into a file; return how many bytes were read.
+
+        Args:
+            file: its descriptor.
+            ranges: offsets and lengths, in order.
+            zeroes: whether what reads as zeroes has to be written.
+        """
+        total = sum(length for _, length in ranges)
+        done = transferred = 0
+
+        def data(offset: int, buffer: memoryview) -> None:
+            nonlocal transferred
+            transferred += len(buffer)
+            while buffer:
+                count = os.pwrite(file, buffer, offset)
+                buffer, offset = buffer[count:], offset + count
+
+        def hole(offset: int, length: int) -> None:
+            while zeroes and length:
+                count = os.pwrite(file, _ZEROES[:length], offset)
+                offset, length = offset + count, length - count
+
+        def count(length: int) -> None:
+            nonlocal done
+            done += length
+            self._progress(done, total)
+
+        self._progress(0, total)
+        self._client.read_ranges(self._pieces(ranges, hole, count), data, hole, count)
+        return transferred
+
+    def _pieces(
+        self,
+        ranges: list[tuple[int, int]],
+        hole: Callable[[int, int], None],
+        count: Callable[[int], None],
+    ) -> Iterator[tuple[int, int]]:
+        """Give what has to be read, in reads of at most `READ_SIZE`."""
+        for offset, length in ranges:
+            if self._allocation is None:
+                parts = [(offset, length, 0)]
+            else:
+                inside = self._allocation.clip(offset, offset + length)
+                parts = list(inside.map_flags(lambda flags: flags & np.uint32(_STATE_ZERO)))
+            for at, size, zero in parts:
+                if zero:
+                    hole(at, size)
+                    count(size)
+                    continue
+                for start in range(at, at + size, READ_SIZE):
+                    yield start, min(READ_SIZE, at + size - start)

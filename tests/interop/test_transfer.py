@@ -1,0 +1,161 @@
+"""nbexport copy and info, beside nbdcopy, qemu-img and nbdinfo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from peers import background, peer, qemu_nbd, run
+
+from nbexport.cli.main import cli
+from nbexport.errors import PeerError, SourceError, UsageError
+from nbexport.nbd.copy import copy
+
+pytestmark = pytest.mark.interop
+
+SIZE = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """A disk with a checkpoint: written, a bitmap added, written again."""
+    path = tmp_path_factory.mktemp("image") / "disk.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE))
+    first = ["write -P 1 0 3M", "write -P 2 10M 64k", "write -z 20M 2M"]
+    run("qemu-io", "-f", "qcow2", *(word for line in first for word in ("-c", line)), path)
+    shutil.copy(path, path.with_name("before.qcow2"))
+    run("qemu-img", "bitmap", "--add", path, "b0")
+    second = ["write -P 3 1M 64k", "write -P 4 30M 100k", "discard 10M 64k", "write -z 2M 64k"]
+    run("qemu-io", "-f", "qcow2", *(word for line in second for word in ("-c", line)), path)
+    return path
+
+
+def converted(image, target):
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, target)
+    return target.read_bytes()
+
+
+def serve(server, image, folder, *options):
+    if server == "qemu-nbd":
+        return qemu_nbd(image, folder, *options)
+    return Ours(image, folder, *options)
+
+
+class Ours:
+    def __init__(self, image, folder, *options):
+        self.path = folder / "ours.sock"
+        self.running = background(
+            *(sys.executable, "-m", "nbexport", "serve", image, "-k", self.path, *options),
+            ready=self.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def __enter__(self):
+        self.running.__enter__()
+        return f"nbd+unix:///?socket={self.path}"
+
+    def __exit__(self, *exception):
+        self.running.__exit__(*exception)
+
+
+@pytest.mark.parametrize("server", ["nbexport", "qemu-nbd"])
+def test_a_full_copy(server, image, tmp_path):
+    expected = converted(image, tmp_path / "expected.raw")
+    target = tmp_path / "copy.raw"
+    with serve(server, image, tmp_path) as uri:
+        told = copy(uri, target)
+        run("nbdcopy", uri, tmp_path / "theirs.raw")
+    assert target.read_bytes() == expected == (tmp_path / "theirs.raw").read_bytes()
+    assert (told.size, told.selected) == (SIZE, SIZE)
+    assert 3 << 20 <= told.transferred < 5 << 20
+    # what reads as zeroes takes no room
+    assert target.stat().st_blocks * 512 <= (tmp_path / "theirs.raw").stat().st_blocks * 512 + 65536
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("server", ["nbexport", "qemu-nbd"])
+def test_an_incremental_copy(server, image, tmp_path):
+    expected = converted(image, tmp_path / "expected.raw")
+    target = tmp_path / "copy.raw"
+    before = converted(image.with_name("before.qcow2"), target)
+    assert before != expected
+    seen = []
+    with serve(server, image, tmp_path, "-B", "b0") as uri:
+        told = copy(
+            uri, target, bitmap="b0", progress=lambda done, total: seen.append((done, total))
+        )
+    assert target.read_bytes() == expected
+    assert told.selected == 5 * 65536
+    assert told.transferred <= told.selected
+    assert seen[0] == (0, told.selected)
+    assert seen[-1] == (told.selected, told.selected)
+
+
+def test_what_cannot_be_copied(image, tmp_path):
+    target = tmp_path / "copy.raw"
+    with qemu_nbd(image, tmp_path, "-B", "b0") as uri:
+        with pytest.raises(SourceError, match=r"copy\.raw: No such file"):
+            copy(uri, target, bitmap="b0")
+        with pytest.raises(UsageError, match="no metadata context 'qemu:dirty-bitmap:b1'"):
+            copy(uri, target, bitmap="b1")
+        target.write_bytes(b"short")
+        with pytest.raises(UsageError, match=f"5 bytes, but the export has {SIZE}"):
+            copy(uri, target, bitmap="b0")
+        assert target.read_bytes() == b"short"
+        with pytest.raises(SourceError, match="nowhere"):
+            copy(uri, tmp_path / "nowhere" / "copy.raw")
+    with pytest.raises(PeerError):
+        copy(uri, target)
+    assert target.read_bytes() == b"short"
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path):
+    peer("nbdkit")
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"x" * (8 << 20))
+    path = tmp_path / "kit.sock"
+    command = [peer("nbdkit"), "-f", "-U", path, "--filter=error", "file", disk]
+    command += ["error-pread=EIO", "error-pread-rate=100%"]
+    target = tmp_path / "copy.raw"
+    target.write_bytes(b"old")
+    with (
+        background(*command, ready=path, stderr=subprocess.DEVNULL),
+        pytest.raises(PeerError, match="EIO"),
+    ):
+        copy(f"nbd+unix:///?socket={path}", target)
+    assert target.read_bytes() == b"old"
+    assert {p.name for p in tmp_path.iterdir()} <= {"disk.raw", "kit.sock", "copy.raw"}
+
+
+def invoke(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def test_the_command(image, tmp_path):
+    with qemu_nbd(image, tmp_path, "-B", "b0") as uri:
+        result = invoke("copy", uri, tmp_path / "full.raw", "--json")
+        assert json.loads(result.stdout)["size"] == SIZE
+        result = invoke("copy", uri, tmp_path / "full.raw", "-B", "b0")
+        assert result.stdout.startswith(f"{tmp_path}/full.raw: 327680 of {SIZE} bytes selected")
+
+
+@pytest.mark.parametrize("server", ["nbexport", "qemu-nbd"])
+def test_info_says_what_nbdinfo_says(server, image, tmp_path):
+    with serve(server, image, tmp_path, "-A", "-B", "b0", "-D", "a disk") as uri:
+        theirs = json.loads(run("nbdinfo", "--json", uri).stdout)
+        result = invoke("info", uri, "--json")
+        listed = invoke("info", uri, "--list", "--json")
+        text = invoke("info", uri)
+    ours = json.loads(result.stdout)
+    for told in theirs["exports"]:
+        for name in ("content", "export-size-str"):
+            del told[name]
+    assert ours == theirs
+    assert json.loads(listed.stdout) == theirs
+    assert f"\texport-size: {SIZE}\n" in text.stdout
+    assert "\t\tqemu:dirty-bitmap:b0\n" in text.stdout
+    read_only = str(ours["exports"][0]["is_read_only"]).lower()
+    assert f"\tis_read_only: {read_only}\n" in text.stdout
