@@ -12,7 +12,7 @@ from nbexport.errors import CommandError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nbexport.bits import Bitmap, Extents
+    from nbexport.bits import Bitmap
     from nbexport.block import BlockNode
 
 NODE_NAME_LENGTH_MAX = 31
@@ -47,10 +47,6 @@ class DirtyBitmap:
     inconsistent: bool = False
     busy: bool = False
     readonly: bool = False
-
-    def extents(self) -> Extents:
-        """Return what is dirty now."""
-        return self.bits.extents()
 
     def check(self, *, allow_readonly: bool = False, allow_inconsistent: bool = False) -> None:
         """Raise CommandError unless an operation may use the bitmap; QEMU's order and words."""

@@ -319,6 +319,97 @@ class Client:
         buffer[at - offset : at - offset + length] = bytes(length) if data is None else data
         return at, at + length
 
+    def write(self, offset: int, data: bytes | memoryview, *, fua: bool = False) -> None:
+        """Write bytes, in requests of 32 MiB.
+
+        Args:
+            offset: where the first goes.
+            data: the bytes.
+            fua: whether they must be on stable storage before this returns.
+
+        Raises:
+            UsageError: the range is not inside the disk, or the export cannot do it.
+            PeerError: the server could not, or broke the protocol.
+        """
+        view = memoryview(data).cast("B")
+        self._check_range(offset, len(view))
+        self._need(wire.SEND_FUA if fua else 0, "write with FUA")
+        limit = min(READ_MAX, self.block_size.maximum if self.block_size else READ_MAX)
+        for done in range(0, len(view), limit):
+            part = view[done : done + limit]
+            flags = wire.CMD_FLAG_FUA if fua else 0
+            self._do(wire.CMD_WRITE, offset + done, len(part), flags, part)
+
+    def write_zeroes(
+        self, offset: int, length: int, *, may_trim: bool = True, fast: bool = False
+    ) -> None:
+        """Make a range read as zeroes, at most 2**32 - 1 bytes.
+
+        Args:
+            offset: first byte.
+            length: how many.
+            may_trim: whether storage may be given back.
+            fast: whether to fail where that is no faster than writing.
+
+        Raises:
+            What `write` raises.
+        """
+        self._check_range(offset, length)
+        self._need(wire.SEND_WRITE_ZEROES, "write zeroes")
+        self._need(wire.SEND_FAST_ZERO if fast else 0, "write zeroes fast")
+        flags = 0 if may_trim else wire.CMD_FLAG_NO_HOLE
+        self._do(
+            wire.CMD_WRITE_ZEROES, offset, length, flags | (wire.CMD_FLAG_FAST_ZERO if fast else 0)
+        )
+
+    def trim(self, offset: int, length: int) -> None:
+        """Tell that the data of a range are no longer needed; raises what `write` raises."""
+        self._check_range(offset, length)
+        self._need(wire.SEND_TRIM, "trim")
+        self._do(wire.CMD_TRIM, offset, length)
+
+    def flush(self) -> None:
+        """Wait until all that was written is on stable storage; raises what `write` raises."""
+        self._need(wire.SEND_FLUSH, "flush", writing=False)
+        self._do(wire.CMD_FLUSH, 0, 0)
+
+    def cache(self, offset: int, length: int) -> None:
+        """Tell that a range will be read soon; raises what `write` raises."""
+        self._check_range(offset, length)
+        self._need(wire.SEND_CACHE, "cache", writing=False)
+        self._do(wire.CMD_CACHE, offset, length)
+
+    def _need(self, flag: int, what: str, *, writing: bool = True) -> None:
+        if writing and self.transmission_flags & wire.READ_ONLY:
+            raise UsageError(f"{self._link.uri}: the export is read-only")
+        if flag & ~self.transmission_flags:
+            raise UsageError(f"{self._link.uri}: the server cannot {what}")
+
+    def _do(
+        self,
+        command: int,
+        offset: int,
+        length: int,
+        flags: int = 0,
+        data: memoryview | None = None,
+    ) -> None:
+        """Send a request whose reply is a success or an error only."""
+        if length > _STATUS_MAX:
+            raise UsageError(f"{wire.command_name(command)} of {length} bytes: too long")
+        cookie = self._send(command, offset, length, flags)
+        if data is not None:
+            self._link.send(data)
+        doing = f"{wire.command_name(command)} at offset {offset}"
+        if not self.structured:
+            error = self._link.simple_reply(cookie)
+            if error:
+                name = wire.ERROR_NAMES.get(error, str(error))
+                raise self._link.fail(f"{doing}: failed ({name})")
+            return
+        for chunk in self._chunks(cookie, doing):
+            if chunk.kind != wire.CHUNK_NONE or chunk.payload:
+                raise self._link.fail(f"chunk of type {chunk.kind} in the reply to {doing}")
+
     def block_status(
         self, offset: int, length: int, *, req_one: bool = False
     ) -> dict[str, Extents]:

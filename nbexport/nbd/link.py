@@ -125,7 +125,7 @@ class Link:
             raise self.fail("bytes that belong to nothing")
         return self._socket
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """Send bytes.
 
         Raises:

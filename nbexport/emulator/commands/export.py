@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbexport import nbd
@@ -188,7 +189,8 @@ def _nbd_export(
         size=align_down(node.block.size, SECTOR_SIZE),
         description=arguments.get("description"),
         allocation_depth=arguments.get("allocation-depth", False),
-        bitmaps=[(bitmap.name, bitmap.extents) for bitmap in bitmaps],
+        # The bits, not extents of them: the server keeps what it has made of bits.
+        bitmaps=[(bitmap.name, partial(getattr, bitmap, "bits")) for bitmap in bitmaps],
         multi_conn=machine.nbd_max_connections != 1 if by_limit else True,
     )
 
