@@ -10,8 +10,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-build/qemu-source}
 [ -e "$folder/complete" ] && exit 0
+if [ -e "$folder" ]; then
+    echo "$0: $folder exists and is not what an earlier run brought: remove it first" >&2
+    exit 1
+fi
 
-work=$(mktemp -d)
+# Beside the target, so that the last step is a rename and what stands there is always whole.
+mkdir -p "$(dirname "$folder")"
+work=$(realpath "$(mktemp -d "$folder.XXXXXX")")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/download" "$work/tree"
 
@@ -49,6 +55,4 @@ tar --extract --file "$work"/download/qemu_*.orig.tar.* --directory "$work/tree"
     --strip-components=1 --wildcards --no-wildcards-match-slash \
     '*/VERSION' '*/scripts/qapi' '*/qapi' '*/qga/qapi-schema.json' '*/storage-daemon/qapi'
 touch "$work/tree/complete"
-rm -rf "$folder"
-mkdir -p "$(dirname "$folder")"
 mv "$work/tree" "$folder"

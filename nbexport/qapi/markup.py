@@ -216,7 +216,9 @@ class AlignedReader:
 
     def _named(self, line: str, known: dict[str, Section]) -> None:
         match = (_NAME if self._relaxed else _OLD_NAME).match(line)
-        assert match is not None
+        if match is None:
+            # a tab, say, before the colon: only a blank ends the word that was looked at
+            raise self._fail("invalid parameter name")
         name = match[1] if self._relaxed else line.split(" ", 1)[0][1:-1]
         if not name:
             raise self._fail("invalid parameter name")
