@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from nbexport.errors import PeerError
+from nbexport.errors import PeerError, UsageError
 from nbexport.nbd import wire
 from nbexport.units import KiB, MiB
 
@@ -74,6 +74,7 @@ class Link:
 
     Raises:
         PeerError: nobody listens there.
+        UsageError: the host has a name that none can have.
     """
 
     def __init__(self, uri: NbdUri, timeout: float) -> None:
@@ -86,6 +87,8 @@ class Link:
             self._socket = _connect(uri, timeout)
         except OSError as error:
             raise PeerError(f"{uri}: {error.strerror or error}") from error
+        except UnicodeError as error:  # an empty or endless part between two dots
+            raise UsageError(f"{uri}: not the name of a host: '{uri.host}'") from error
 
     def fail(self, message: str) -> PeerError:
         """Return the error that says what the server did wrong."""

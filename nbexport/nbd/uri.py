@@ -72,7 +72,9 @@ class NbdUri:
             raise UsageError(f"{text}: not an NBD URI (nbd://HOST/ or nbd+unix:///?socket=PATH)")
         # The first slash only separates; a name may begin with one.
         export = unquote(parts.path.removeprefix("/"), errors="surrogateescape")
-        query = parse_qs(parts.query, keep_blank_values=True, errors="surrogateescape")
+        # A plus sign is itself: only forms of web pages mean a space by it.
+        plain = parts.query.replace("+", "%2B")
+        query = parse_qs(plain, keep_blank_values=True, errors="surrogateescape")
         tls = _tls(text, query, parts.username) if parts.scheme.startswith("nbds") else None
         if not parts.scheme.endswith("+unix"):
             host = parts.hostname or "localhost"
@@ -80,6 +82,8 @@ class NbdUri:
         sockets = query.get("socket", [])
         if len(sockets) != 1 or not sockets[0]:
             raise UsageError(f"{text}: a unix URI names one socket: ?socket=PATH")
+        if "\0" in sockets[0]:
+            raise UsageError(f"{text}: the path of a socket has no NUL in it")
         return cls(export, sockets[0], tls=tls)
 
     def __str__(self) -> str:

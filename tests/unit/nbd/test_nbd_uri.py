@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbexport.errors import UsageError
-from nbexport.nbd import NbdUri
+from nbexport.nbd import Client, NbdUri
 from nbexport.nbd.uri import TlsChoice
 
 
@@ -43,6 +43,7 @@ def test_reading(text, uri):
         ("nbd+unix:///a", "names one socket"),
         ("nbd+unix:///a?socket=", "names one socket"),
         ("nbd+unix:///a?socket=/a&socket=/b", "names one socket"),
+        ("nbd+unix:///a?socket=/a%00b", "no NUL"),
         ("nbd://h:port/", "not a URI"),
         ("nbd://h:99999/", "not a URI"),
         ("nbd://[::1/", "not a URI"),
@@ -82,7 +83,7 @@ def test_the_default_port_is_left_out():
     st.builds(
         NbdUri,
         export=st.text(max_size=10),
-        socket=st.none() | st.text(min_size=1, max_size=10),
+        socket=st.none() | PATHS,
         tls=st.none()
         | st.builds(
             TlsChoice,
@@ -102,3 +103,13 @@ def test_tls_is_told_by_the_scheme_and_the_query():
     assert uri.tls == TlsChoice(verify=False, psk_file="/keys", username="anna")
     assert NbdUri.parse("nbds+unix:///?socket=/s&tls-certificates=/c").tls.certificates == "/c"
     assert NbdUri.parse("nbd://h/").tls is None
+
+
+def test_a_plus_sign_is_itself():
+    assert NbdUri.parse("nbd+unix:///x+y?socket=/tmp/a+b%2Bc%20d") == NbdUri("x+y", "/tmp/a+b+c d")
+
+
+@pytest.mark.parametrize("host", ["a..example", "a" * 70 + ".example"])
+def test_what_cannot_be_a_host(host):
+    with pytest.raises(UsageError, match="not the name of a host"):
+        Client.connect(f"nbd://{host}/")
