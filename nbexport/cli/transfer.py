@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,11 @@ from nbexport.nbd import wire
 from nbexport.nbd.copy import copy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
     from nbexport.nbd import ExportInfo
+    from nbexport.nbd.copy import Copied
 
 _TIMEOUT = click.option(
     "--timeout",
@@ -41,22 +47,45 @@ def copy_command(*, uri: str, file: str, bitmap: str | None, as_json: bool) -> N
     fails leaves nothing behind. With --bitmap FILE must be an earlier copy: what the bitmap marks
     is written into it, which brings it up to date, an incremental backup in one command.
     """  # noqa: D301 - click wants the \b itself
-    if sys.stderr.isatty():
-        with click.progressbar(length=1, label=file, file=sys.stderr) as bar:
-
-            def progress(done: int, total: int) -> None:
-                bar.length = max(total, 1)
-                bar.update(done - bar.pos)
-
-            done = copy(uri, file, bitmap=bitmap, progress=progress)
-    else:
-        done = copy(uri, file, bitmap=bitmap)
+    with _interruptible():
+        done = _copy(uri, file, bitmap)
     if as_json:
         click.echo(json.dumps(asdict(done)))
     else:
         click.echo(
             f"{file}: {done.selected} of {done.size} bytes selected, {done.transferred} transferred"
         )
+
+
+def _copy(uri: str, file: str, bitmap: str | None) -> Copied:
+    if not sys.stderr.isatty():
+        return copy(uri, file, bitmap=bitmap)
+    with click.progressbar(length=1, label=file, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        return copy(uri, file, bitmap=bitmap, progress=progress)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM end the work in order, as SIGINT does; say what it leaves half done."""
+    came: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        click.echo(f"nbexport: {str(stopped) or 'interrupted'}", err=True)
+        sys.exit(128 + (came[0] if came else signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.command("info")

@@ -16,7 +16,7 @@ import numpy as np
 from nbexport.errors import NbexportError, SourceError, UsageError
 from nbexport.nbd.client import Client
 from nbexport.nbd.contexts import BASE_ALLOCATION, dirty_bitmap_name
-from nbexport.units import KiB, MiB
+from nbexport.units import KiB, MiB, align_down
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 READ_SIZE = MiB
 """Bytes of one read: few enough that progress moves, many enough that replies cost little."""
 _ZEROES = bytes(256 * KiB)
+_SPARSE = 4 * KiB
+"""Zeroes of this many bytes, aligned, are left out of a new file, as nbdcopy and qemu-img do."""
+_HALF_DONE = "the copy is neither the old nor the new state; repeat it"
 _STATE_ZERO = 2
 
 
@@ -57,7 +60,8 @@ def copy(
     Without a bitmap the file is made anew, sparse where the export reads as zeroes; if that fails,
     what was there before stays, and nothing else is left. With a bitmap the file must be there and
     as large as the export, and only what the bitmap marks is written into it: an incremental
-    backup on top of an earlier copy.
+    backup on top of an earlier copy. If that ends early, the error says whether the file was
+    changed by then.
 
     Args:
         uri: the export.
@@ -66,11 +70,15 @@ def copy(
         progress: told the bytes that are done and that are to be done.
 
     Raises:
-        UsageError: the export has no such bitmap, or the file is of another size.
+        UsageError: the export has no such bitmap, the file is of another size, or what is there is
+            no regular file, whose place a new one must not take.
         PeerError: the server failed or broke the protocol.
         SourceError: the file is missing, or cannot be written.
+        KeyboardInterrupt: with a text if the file was changed by then.
     """
     path = Path(target)
+    if bitmap is None and path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a regular file, a full copy cannot take its place")
     wanted = [BASE_ALLOCATION]
     if bitmap is not None:
         wanted.append(dirty_bitmap_name(bitmap))
@@ -95,9 +103,15 @@ class _Work:
         self._client = client
         self._allocation = allocation
         self._progress = progress
+        self._changed = False  # whether anything was written
+        limits = client.block_size
+        self._read_size = READ_SIZE
+        if limits is not None:
+            self._read_size = align_down(min(READ_SIZE, limits.maximum), limits.minimum)
 
     def whole(self, path: Path) -> Copied:
         size = self._client.export_size
+        path = Path(os.path.realpath(path))  # a link stays, what it leads to is made anew
         # Beside the target, so that it can take its place in one step.
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -124,10 +138,19 @@ class _Work:
             try:
                 transferred = self._transfer(file.fileno(), dirty, zeroes=True)
                 os.fsync(file.fileno())
-            except NbexportError as error:
-                text = f"{error} (the copy is neither the old nor the new state; repeat it)"
-                raise type(error)(text) from error
+            except (NbexportError, OSError, KeyboardInterrupt) as error:
+                raise self._half_done(path, error) from error
         return Copied(size, sum(length for _, length in dirty), transferred)
+
+    def _half_done(self, path: Path, error: BaseException) -> BaseException:
+        """Return an error that also says what has become of the file."""
+        if not self._changed:
+            return error
+        if isinstance(error, KeyboardInterrupt):
+            return KeyboardInterrupt(f"{path}: interrupted ({_HALF_DONE})")
+        if isinstance(error, OSError):
+            return SourceError(f"{path}: {error.strerror or error} ({_HALF_DONE})")
+        return type(error)(f"{error} ({_HALF_DONE})")
 
     def _transfer(self, file: int, ranges: list[tuple[int, int]], *, zeroes: bool) -> int:
         """Bring ranges into a file; return how many bytes were read.
@@ -143,12 +166,15 @@ class _Work:
         def data(offset: int, buffer: memoryview) -> None:
             nonlocal transferred
             transferred += len(buffer)
-            while buffer:
-                count = os.pwrite(file, buffer, offset)
-                buffer, offset = buffer[count:], offset + count
+            for at, part in [(offset, buffer)] if zeroes else _without_zeroes(offset, buffer):
+                while part:
+                    self._changed = True
+                    count = os.pwrite(file, part, at)
+                    part, at = part[count:], at + count
 
         def hole(offset: int, length: int) -> None:
             while zeroes and length:
+                self._changed = True
                 count = os.pwrite(file, _ZEROES[:length], offset)
                 offset, length = offset + count, length - count
 
@@ -167,7 +193,7 @@ class _Work:
         hole: Callable[[int, int], None],
         count: Callable[[int], None],
     ) -> Iterator[tuple[int, int]]:
-        """Give what has to be read, in reads of at most `READ_SIZE`."""
+        """Give what has to be read, in reads that are not too long for the server."""
         for offset, length in ranges:
             if self._allocation is None:
                 parts = [(offset, length, 0)]
@@ -179,5 +205,21 @@ class _Work:
                     hole(at, size)
                     count(size)
                     continue
-                for start in range(at, at + size, READ_SIZE):
-                    yield start, min(READ_SIZE, at + size - start)
+                for start in range(at, at + size, self._read_size):
+                    yield start, min(self._read_size, at + size - start)
+
+
+def _without_zeroes(offset: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
+    """Return the parts of a buffer that a new, sparse file needs, with their offsets.
+
+    What is not a whole block of `_SPARSE` bytes is always one of them.
+    """
+    blocks = len(buffer) // _SPARSE
+    if offset % _SPARSE or not blocks:
+        return [(offset, buffer)]
+    words = np.frombuffer(buffer[: blocks * _SPARSE], dtype=np.uint64)
+    used = np.zeros(blocks + 3, dtype=np.int8)  # an unused block on either side of all
+    used[1 : blocks + 1] = words.reshape(blocks, -1).any(axis=1)
+    used[blocks + 1] = len(buffer) % _SPARSE != 0
+    edges = np.flatnonzero(np.diff(used)).reshape(-1, 2) * _SPARSE
+    return [(offset + start, buffer[start:end]) for start, end in edges.tolist()]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +18,7 @@ from peers import background, peer, qemu_nbd, run
 from nbexport.cli.main import cli
 from nbexport.errors import PeerError, SourceError, UsageError
 from nbexport.nbd.copy import copy
+from nbexport.units import MiB
 
 pytestmark = pytest.mark.interop
 
@@ -128,6 +133,111 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path):
         copy(f"nbd+unix:///?socket={path}", target)
     assert target.read_bytes() == b"old"
     assert {p.name for p in tmp_path.iterdir()} <= {"disk.raw", "kit.sock", "copy.raw"}
+
+
+def test_what_is_no_regular_file_keeps_its_place(image, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    target, link = tmp_path / "copy.raw", tmp_path / "link"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    with qemu_nbd(image, tmp_path) as uri:
+        with pytest.raises(UsageError, match="pipe: not a regular file"):
+            copy(uri, pipe)
+        copy(uri, link)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert target.stat().st_size == SIZE
+
+
+def test_a_server_that_takes_short_reads_only(tmp_path):
+    disk, path, target = tmp_path / "disk.raw", tmp_path / "kit.sock", tmp_path / "copy.raw"
+    disk.write_bytes(bytes(range(256)) * 4096 * 3)
+    command = [peer("nbdkit"), "-f", "-U", path, "--filter=blocksize-policy", "file", disk]
+    command += ["blocksize-minimum=512", "blocksize-preferred=4096", "blocksize-maximum=65536"]
+    with background(*command, "blocksize-error-policy=error", ready=path):
+        copy(f"nbd+unix:///?socket={path}", target)
+    assert target.read_bytes() == disk.read_bytes()
+
+
+def test_zeroes_that_are_data_take_no_room(tmp_path):
+    """As nbdcopy and qemu-img leave them out; a disk that ends within a block is whole."""
+    disk, target = tmp_path / "disk.raw", tmp_path / "copy.raw"
+    parts = [bytes(MiB), b"a" * 4096, bytes(3 * MiB), bytes(4095) + b"b", bytes(MiB), b"c" * 512]
+    disk.write_bytes(b"".join(parts))
+    with qemu_nbd(disk, tmp_path, "-f", "raw") as uri:
+        told = copy(uri, target)
+        run("nbdcopy", uri, tmp_path / "theirs.raw")
+    assert told.transferred == disk.stat().st_size
+    assert target.read_bytes() == disk.read_bytes()
+    assert target.stat().st_blocks <= (tmp_path / "theirs.raw").stat().st_blocks
+
+
+@pytest.fixture(scope="module")
+def much_changed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "disk.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE))
+    run("qemu-img", "bitmap", "--add", path, "b0")
+    run("qemu-io", "-f", "qcow2", "-c", f"write -P 9 0 {SIZE}", path)
+    return path
+
+
+def test_an_increment_that_ends_early_says_what_it_leaves(much_changed, tmp_path, monkeypatch):
+    target = tmp_path / "copy.raw"
+    with qemu_nbd(much_changed, tmp_path, "-B", "b0", "-e", "4") as uri:
+
+        def stop_at(limit):
+            def progress(done, _total):
+                if done >= limit:
+                    raise KeyboardInterrupt
+
+            return progress
+
+        target.write_bytes(bytes(SIZE))
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            copy(uri, target, bitmap="b0", progress=stop_at(0))
+        assert not stopped.value.args
+        assert not any(target.read_bytes())
+        with pytest.raises(KeyboardInterrupt, match="neither the old nor the new"):
+            copy(uri, target, bitmap="b0", progress=stop_at(20 * MiB))
+        assert any(target.read_bytes())
+
+        write = os.pwrite
+
+        def full(file, data, offset):
+            if offset >= 30 * MiB:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(file, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", full)
+        expected = r"copy\.raw: No space left on device \(the copy is neither"
+        with pytest.raises(SourceError, match=expected):
+            copy(uri, target, bitmap="b0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_copy_that_is_stopped_leaves_nothing(tmp_path, number):
+    disk, path, folder = tmp_path / "disk.raw", tmp_path / "kit.sock", tmp_path / "out"
+    disk.write_bytes(b"x" * SIZE)
+    folder.mkdir()
+    command = [peer("nbdkit"), "-f", "-U", path, "--filter=delay", "file", disk, "rdelay=500ms"]
+    words = ["nbexport", "copy", f"nbd+unix:///?socket={path}", folder / "full.raw"]
+    with background(*command, ready=path, stderr=subprocess.DEVNULL):
+        copying = subprocess.Popen(
+            [sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            until = time.monotonic() + 30
+            while not list(folder.iterdir()) and time.monotonic() < until:
+                time.sleep(0.02)
+            assert list(folder.iterdir())
+            copying.send_signal(number)
+            assert copying.communicate(timeout=30)[1] == "nbexport: interrupted\n"
+        finally:
+            copying.kill()
+            copying.wait()
+    assert copying.returncode == 128 + number
+    assert list(folder.iterdir()) == []
 
 
 def invoke(*words):
