@@ -1,7 +1,7 @@
 """From packed bits to run boundaries, the one step whose cost grows with the size of a disk.
 
-Two ways lead there, and which is faster depends on how many 64-bit words hold both values or
-border on a different one: a clean bitmap is skipped a word at a time, a busy one is unpacked.
+Two ways lead there, and which is faster depends on how many changes a 64-bit word holds: few are
+picked one by one, where many are everything is unpacked.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BUSY_SHARE = 1 / 64
-"""Share of words with a change above which unpacking everything wins (measured at 2**24 bits)."""
+_BUSY_EDGES = 10
+"""Changes for each word above which unpacking everything wins (measured at 2**24 bits)."""
 _PART = 1 << 14
 """Words that are unpacked at a time: 1 MiB."""
 
@@ -52,7 +52,9 @@ def changes(data: NDArray[np.uint8], n_bits: int) -> NDArray[np.int64]:
     # Bit k of `edges` says whether bit k of the word differs from its predecessor.
     edges = words ^ ((words << np.uint64(1)) | carry)
     busy = np.flatnonzero(edges)
-    if len(busy) > len(words) * _BUSY_SHARE:
+    busy_edges = edges[busy]
+    counts = np.bitwise_count(busy_edges)
+    if int(counts.sum(dtype=np.int64)) > len(words) * _BUSY_EDGES:
         # In parts: unpacked, a bitmap is eight times as large.
         parts = [
             np.flatnonzero(np.unpackbits(edges[at : at + _PART].view(np.uint8), bitorder="little"))
@@ -61,10 +63,31 @@ def changes(data: NDArray[np.uint8], n_bits: int) -> NDArray[np.int64]:
         ]
         found = np.concatenate(parts)
     else:
-        rows = np.unpackbits(edges[busy].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little")
-        row, column = np.nonzero(rows)
-        found = busy[row] * 64 + column
+        found = _positions(busy, busy_edges, counts)
     return found[: np.searchsorted(found, n_bits)].astype(np.int64, copy=False)
+
+
+def _positions(
+    at: NDArray[np.int64], words: NDArray[np.uint64], counts: NDArray[np.uint8]
+) -> NDArray[np.int64]:
+    """Return the numbers of the bits that are set, in rising order.
+
+    Each round takes the lowest bit of every word that has any left, and knows its place.
+
+    Shape: three arrays (n,): the number of each word, the word, not 0, and how many bits it has.
+    """
+    ends = np.cumsum(counts, dtype=np.int64)
+    place = ends - counts
+    found = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+    base, rest = at * 64, words
+    one = np.uint64(1)
+    while len(rest):
+        below = rest - one
+        found[place] = base + np.bitwise_count(~rest & below)
+        rest = rest & below
+        more = np.flatnonzero(rest)
+        rest, base, place = rest[more], base[more], place[more] + 1
+    return found
 
 
 def count_changes(data: NDArray[np.uint8]) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from nbexport.bits import Extents
 from nbexport.errors import PeerError, UsageError
 from nbexport.nbd import handshake, wire
-from nbexport.nbd.collect import Asking, Collector
+from nbexport.nbd.collect import Asking, Collector, decode
 from nbexport.nbd.handshake import DEFAULT_TIMEOUT_S, Agreed, ExportInfo
 from nbexport.nbd.link import Link
 from nbexport.nbd.pipeline import Ask, Pipeline, Reading, ReadingInto
@@ -33,7 +33,7 @@ _STATUS_REPLIES_MAX = 1 << 20
 """Replies that make one map: 64 GiB by a server that tells 64 KiB at a time."""
 DATA_DEPTH = 8
 """Reads or writes in flight: 32 MiB in pieces of the usual size."""
-MAP_DEPTH = 16
+MAP_DEPTH = 64
 """Requests of a map in flight: the server works while its last answers are read."""
 
 
@@ -293,9 +293,9 @@ class Client:
         self._run(iter([asking]), 1)
         found = {}
         for name, number in contexts.items():
-            lengths, values, total = asking.told[number]
-            extents = Extents.from_lengths(lengths, values, offset)
-            found[name] = extents.clip(offset, min(offset + total, self.export_size))
+            told = decode([asking], number, self._link)
+            extents = Extents.from_lengths(told.lengths, told.flags, offset)
+            found[name] = extents.clip(offset, min(extents.end, self.export_size))
         return found
 
     def map(self, start: int = 0, end: int | None = None) -> dict[str, Extents]:
@@ -313,26 +313,16 @@ class Client:
         if self.extended:
             # As few as keep the server busy.
             step = max(step, align_up(-(-(stop - start) // MAP_DEPTH), minimum))
-        collector = Collector(contexts, start)
-        # What is still to be asked; the next range last.
-        ranges = [(at, min(step, stop - at)) for at in range(start, stop, step)][::-1]
+        collector = Collector(contexts, start, self._link)
+        ranges = [(at, min(step, stop - at)) for at in range(start, stop, step)]
         replies = 0
-
-        def following() -> Asking | None:
-            return Asking(*ranges.pop(), contexts, finished=finished) if ranges else None
-
-        def finished(asking: Asking) -> None:
-            nonlocal replies
-            replies += 1
+        while ranges:
+            asked = [Asking(offset, length, contexts) for offset, length in ranges]
+            replies += len(asked)
             if replies > _STATUS_REPLIES_MAX:
                 raise self._link.fail(f"block status: endless replies for {stop - start} bytes")
-            reached = collector.keep(asking)
-            asked = asking.offset + asking.length
-            if reached < asked:
-                ranges.append((reached, asked - reached))
-
-        self._check_open()
-        self._pipeline.run(following, MAP_DEPTH)
+            self._run(iter(asked), MAP_DEPTH)
+            ranges = collector.keep(asked)
         return collector.maps()
 
     # What all have in common

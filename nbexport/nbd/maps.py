@@ -114,6 +114,7 @@ class ContextMap:
         self._size = size
         self._cache = cache
         self._number = number
+        self._making = threading.Lock()
         self._asked: Hashable = None
         self._span: tuple[Hashable, int] | None = None
         self._unusable: Hashable = None
@@ -165,19 +166,28 @@ class ContextMap:
         window = self._cache.get((self._number, 0), version)
         if window is None and version == self._asked:
             # The second question about the same state: it is worth to be kept.
-            try:
-                whole = self._context.extents(0, self._size)
-            except (OSError, FormatError):
-                self._unusable = version  # damaged somewhere, not necessarily here
-            else:
-                window = window_of(whole)
-                self._cache.put((self._number, 0), version, window)
-                if len(whole) * _EXTENT_BYTES > KEPT_BYTES:
-                    self._unusable = version  # the context itself keeps it, or it is not kept
+            window = self._make_whole(version)
         if window is None:
             self._asked = version
             window = window_of(self._context.extents(start, end))
         return [window]
+
+    def _make_whole(self, version: Hashable) -> Window | None:
+        """Return the window of the whole disk, made once however many threads ask for it."""
+        with self._making:
+            window = self._cache.get((self._number, 0), version)
+            if window is not None or version == self._unusable:
+                return window
+            try:
+                whole = self._context.extents(0, self._size)
+            except (OSError, FormatError):
+                self._unusable = version  # damaged somewhere, not necessarily here
+                return None
+            window = window_of(whole)
+            self._cache.put((self._number, 0), version, window)
+            if len(whole) * _EXTENT_BYTES > KEPT_BYTES:
+                self._unusable = version  # the context itself keeps it, or it is not kept
+            return window
 
     def _version(self, versions: dict[int, Hashable]) -> Hashable:
         ask = self._context.version

@@ -64,6 +64,8 @@ class _Refusal:
 
 JOINT_AFTER = 128
 """Answers from memory after which one table for all contexts pays off."""
+JOINT_EXTENTS = 4
+"""An answer that tells of more extents in a context could not come from the table."""
 
 
 class ServerTransmission:
@@ -337,8 +339,11 @@ class ServerTransmission:
                 ids = self._ids
                 return [self.replies.uniform(request.cookie, start, request.length, ids, flags)]
         pieces = maps.kept_pieces(contexts, start, end, limit)
-        self._without_joint += 1
-        return None if pieces is None else self._status(request, pieces)
+        if pieces is None:
+            return None
+        # A table is of use to small questions only; who maps the disk asks large ones.
+        self._without_joint += max(map(len, pieces)) <= JOINT_EXTENTS
+        return self._status(request, pieces)
 
     def _kept_read(self, request: Request) -> list[Buffer] | None:
         export, end = self.choice.export, request.offset + request.length

@@ -7,6 +7,7 @@ A map is made of whole L2 tables, many at a time; ranges without a table cost no
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -186,8 +187,11 @@ class Tables:
         per_table = self._per_table
         begin, stop = np.searchsorted(self._present, [start // per_table, -(-end // per_table)])
         batch = max(1, layout.MAP_BATCH_ENTRIES // per_table)
+        # Memory that was used before costs less than memory that is new for each batch.
+        words = self._header.cluster_size // layout.ENTRY_SIZE
+        room = np.empty((min(batch, int(stop - begin)), words), dtype=">u8")
         parts = [
-            self._runs_of(self._present[at : min(at + batch, stop)], placed=placed)
+            self._runs_of(self._present[at : min(at + batch, stop)], room, placed=placed)
             for at in range(int(begin), int(stop), batch)
         ]
         if not parts:
@@ -201,20 +205,28 @@ class Tables:
         return firsts + cut, np.minimum(ends, end), kinds, hosts
 
     def _runs_of(
-        self, indexes: NDArray[np.int64], *, placed: bool
+        self, indexes: NDArray[np.int64], room: NDArray[np.uint64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the runs of the L2 tables with these numbers, in the form of `map_runs`."""
+        """Return the runs of the L2 tables with these numbers, in the form of `map_runs`.
+
+        Shape: room (k, words of a table) big-endian uint64, k >= n; what the tables are read into.
+        """
         cluster_size = self._header.cluster_size
-        words = cluster_size // layout.ENTRY_SIZE
-        stored = np.zeros((len(indexes), words), dtype=">u8")
+        stored = room[: len(indexes)]
         offsets = self._l1[indexes]
         sound = offsets & np.uint64(cluster_size - 1) == 0
-        for row, offset in enumerate(offsets.tolist()):  # one read a table
+        stored[~sound] = 0
+        data = stored.view(np.uint8).reshape(-1).data
+        # One read for tables that follow each other in the file.
+        new = np.flatnonzero((np.diff(offsets) != cluster_size) | ~sound[1:] | ~sound[:-1]) + 1
+        edges = [0, *new.tolist(), len(indexes)]
+        for row, end in itertools.pairwise(edges):
             if sound[row]:
-                self._file.read_padded(offset, stored[row].view(np.uint8).data)
+                part = data[row * cluster_size : end * cluster_size]
+                self._file.read_padded(int(offsets[row]), part)
         entries = stored.reshape(len(indexes) * self._header.l2_entries, -1)
         # Most entries of most disks are 0, which is unallocated whatever the version.
-        rows = np.flatnonzero(stored.view(np.uint64))
+        rows = np.flatnonzero(stored.view(np.uint64).reshape(-1) != 0)
         if entries.shape[1] > 1:
             rows = np.unique(rows // entries.shape[1])
         kinds, hosts, words_of = self._classify(entries[rows].astype(np.uint64))
@@ -222,8 +234,9 @@ class Tables:
             has_place = self._has_place(words_of)
             has_place &= (kinds != COMPRESSED) & (kinds != BAD)
             hosts[~has_place] = -1
-        first = indexes[:, None] * self._per_table + np.arange(0, self._per_table, self._parts)
-        numbers = (first.reshape(-1)[rows][:, None] + np.arange(self._parts)).reshape(-1)
+        table, column = np.divmod(rows, self._header.l2_entries)
+        first = indexes[table] * self._per_table + column * self._parts
+        numbers = (first[:, None] + np.arange(self._parts)).reshape(-1)
         used = np.flatnonzero((kinds != UNALLOCATED) | has_place if placed else kinds)
         kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
         if not sound.all():
