@@ -172,6 +172,18 @@ class ContextMap:
             window = window_of(self._context.extents(start, end))
         return [window]
 
+    def _part(self, bitmap: Bitmap, version: Hashable, index: int, start: int, stop: int) -> Window:
+        """Return one window of a bitmap, made once however many threads ask for it."""
+        key = self._number, index
+        window = self._cache.get(key, version)
+        if window is None:
+            with self._making:
+                window = self._cache.get(key, version)
+                if window is None:
+                    window = window_of(bitmap.extents(start, stop))
+                    self._cache.put(key, version, window)
+        return window
+
     def _make_whole(self, version: Hashable) -> Window | None:
         """Return the window of the whole disk, made once however many threads ask for it."""
         with self._making:
@@ -224,11 +236,7 @@ class ContextMap:
             else:
                 index = at // span
                 stop = min((index + 1) * span, bitmap.size, self._size)
-                kept = self._cache.get((self._number, index), version)
-                if kept is None:
-                    kept = window_of(bitmap.extents(index * span, stop))
-                    self._cache.put((self._number, index), version, kept)
-                window = kept
+                window = self._part(bitmap, version, index, index * span, stop)
             if end <= stop and not found:
                 return [window]
             first = int(window.bounds.searchsorted(at, side="right")) - 1

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from nbexport.nbd import wire
 from nbexport.nbd.profile import QEMU_7_2, Profile
-from nbexport.nbd.replies import Buffer, ExtendedReplies, SimpleReplies, StructuredReplies
+from nbexport.nbd.replies import (
+    Buffer,
+    ExtendedReplies,
+    SimpleReplies,
+    StructuredReplies,
+    room_for,
+)
 
 if TYPE_CHECKING:
     from nbexport.nbd.contexts import MetaContext
@@ -349,7 +355,7 @@ class ServerTransmission:
         export, end = self.choice.export, request.offset + request.length
         if export.read_now is None or not request.length:
             return None
-        data = memoryview(bytearray(request.length))
+        data = room_for(request.length)
         if not export.read_now(request.offset, data):
             return None
         zeroes = None
