@@ -110,3 +110,16 @@ class Release:
     def lists_missing_key(self) -> bool:
         """Whether a node's description has the deprecated ``encryption_key_missing``."""
         return not self._has((6, 0, 0))
+
+    @property
+    def merges_one_by_one(self) -> bool:
+        """Whether bitmaps are merged into the target itself, checked for each, and sizes told.
+
+        Before, they were merged beside it, and the target was looked at in the end.
+        """
+        return self._has((7, 0, 0))
+
+    @property
+    def checks_grouping_first(self) -> bool:
+        """Whether a transaction refuses a completion mode before its first action."""
+        return self._has((8, 1, 0))
