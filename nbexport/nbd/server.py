@@ -93,7 +93,10 @@ class NbdServer:
             hard: cut its connections; without it they are waited for.
         """
         export = self.exports.pop(name, None)
-        users = [c for c in self._connections if c.export is export and export is not None]
+        # By name: who connected before the export was replaced uses it all the same.
+        users = [
+            c for c in self._connections if export and c.export and c.export.name == export.name
+        ]
         if hard:
             for connection in users:
                 connection.cut()

@@ -189,9 +189,11 @@ def merge(machine: Machine, arguments: Arguments) -> Change:
 
     A list of no bitmaps changes nothing. (QEMU 7.0 and later end with a segmentation fault.)
     """
-    node, target = look_up(machine, arguments["node"], arguments["target"])
-    # The releases up to 3.1 merge one bitmap, and name it otherwise.
-    given = arguments["bitmaps"] if "bitmaps" in arguments else [arguments["src_name"]]
+    # 3.0 and 3.1 merge one bitmap, and name both otherwise.
+    several = "bitmaps" in arguments
+    into = arguments["target" if several else "dst_name"]
+    node, target = look_up(machine, arguments["node"], into)
+    given = arguments["bitmaps"] if several else [arguments["src_name"]]
     bits = target.bits.copy()
     sources = []
     for each in given:
