@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nbd_pair import BASE, BITMAPS, DISK, DISK_SIZE, RAW, RAW_SIZE, begin, both
+from disks import RAW_SIZE
+from nbd_pair import BASE, BITMAPS, DISK, DISK_SIZE, RAW, begin, both
 from nbd_talk import (
     CACHE,
     CLOSED,
