@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from peers import run
@@ -80,4 +81,30 @@ def pattern_runs(content):
         length = len(rest) - len(rest.lstrip(rest[:1]))
         found.append((at, length))
         at += length
+    return found
+
+
+def alternating(path: Path, size: int, written: int) -> Path:
+    """Make an image whose bitmap "b" has every other bit set, up to ``written`` bytes."""
+    layers(path.parent, ("qcow2", size, "", ())).rename(path)
+    run("qemu-img", "bitmap", "--add", "-g", "512", path, "b")
+    write(path, f"write -q -z 0 {written}")
+    full = b"\xff" * (written // 512 // 8)
+    data = path.read_bytes()
+    at = data.index(full)  # the only cluster that holds so many full bytes
+    assert at % 65536 == 0
+    path.write_bytes(data[:at] + b"\x55" * len(full) + data[at + len(full) :])
+    return path
+
+
+def bitmap_entries(data: bytes | bytearray) -> dict[str, int]:
+    """Return where the bitmaps' entries in the directory of a qcow2 image are."""
+    extension = data.index(struct.pack(">II", 0x23852875, 24))
+    count, _, _, at = struct.unpack_from(">IIQQ", data, extension + 8)
+    found = {}
+    for _ in range(count):
+        name_length, extra = struct.unpack_from(">HI", data, at + 18)
+        start = at + 24 + extra
+        found[data[start : start + name_length].decode()] = at
+        at += (24 + extra + name_length + 7) // 8 * 8
     return found
