@@ -1,7 +1,6 @@
 """Where `nbexport serve` listens: several addresses, sockets from outside, one client alone."""
 
 import contextlib
-import hashlib
 import os
 import signal
 import socket
@@ -11,7 +10,7 @@ import time
 
 import pytest
 from nbd_talk import CLOSED, DF, GO, READ, STRUCTURED, Talk, info, option, request
-from peers import background, peer, run
+from peers import background, run
 
 pytestmark = pytest.mark.interop
 
@@ -232,26 +231,3 @@ def test_sigterm_ends_clients_in_every_phase_and_removes_the_socket(image, tmp_p
         assert time.monotonic() - started_at < 5
         assert (talk.end(), silent.end()) == (CLOSED, CLOSED)
     assert not path.exists()
-
-
-@pytest.mark.parametrize("profile", ["qemu-7.2", "qemu-8.2", "spec"])
-def test_122_every_profile_serves_the_clients_of_today(image, tmp_path, profile):
-    path = tmp_path / "s"
-    with background(
-        *NBEXPORT, "serve", image, "-f", "raw", "-k", path, "--profile", profile, ready=path,
-        stdout=subprocess.DEVNULL,
-    ):  # fmt: skip
-        uri = f"nbd+unix:///?socket={path}"
-        run("nbdcopy", uri, tmp_path / "copy")
-        run("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, tmp_path / "converted")
-        sums = {
-            hashlib.sha256(file.read_bytes()).digest()
-            for file in (image, tmp_path / "copy", tmp_path / "converted")
-        }
-        assert len(sums) == 1
-        peer("qemu-nbd")
-        assert "exports available: 1" in run("qemu-nbd", "--list", "-k", path).stdout
-        with Talk(path) as talk:
-            talk.flags()
-            kind = int.from_bytes(talk.option(11)[12:16], "big")
-            assert kind == (0x80000001 if profile == "qemu-7.2" else 1)
