@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -157,17 +156,6 @@ def test_a_raw_image_on_tcp(tmp_path):
                 assert nbdinfo_map(uri, context) == nbdinfo_map(theirs, context)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_and_removes_the_socket(two_bitmaps, tmp_path, number):
-    socket = tmp_path / "nbd.sock"
-    with background(*NBEXPORT, "serve", two_bitmaps, "--socket", socket, ready=socket,
-                    stdout=subprocess.DEVNULL) as process:  # fmt: skip
-        process.send_signal(number)
-        assert process.wait(10) == 0
-        assert process.stderr.read() == b""
-    assert not socket.exists()
-
-
 # Bad input: one line that names the thing, status 1, nothing left behind.
 
 
@@ -182,20 +170,10 @@ def refused(folder, *words):
     return done.stderr
 
 
-def test_a_missing_image(tmp_path):
-    text = refused(tmp_path, "serve", tmp_path / "none.qcow2", "--socket", tmp_path / "s")
-    assert text.endswith(f"Could not open '{tmp_path}/none.qcow2': No such file or directory\n")
-
-
 def test_a_file_that_is_no_qcow2(tmp_path):
     (tmp_path / "text").write_text("not an image" * 100)
     text = refused(tmp_path, "serve", tmp_path / "text", "-f", "qcow2", "--socket", tmp_path / "s")
     assert text == f"nbexport: {tmp_path}/text: Image is not in qcow2 format\n"
-
-
-def test_an_unknown_bitmap(two_bitmaps_copy, tmp_path):
-    text = refused(tmp_path, "serve", two_bitmaps_copy, "-B", "none", "--socket", tmp_path / "s")
-    assert text == f"nbexport: {two_bitmaps_copy}: Bitmap 'none' is not found\n"
 
 
 def test_an_occupied_socket_path(two_bitmaps, tmp_path):
@@ -210,18 +188,6 @@ def test_a_socket_path_that_is_a_file_is_kept(two_bitmaps, tmp_path):
     precious.write_text("data")
     assert str(precious) in refused(tmp_path, "serve", two_bitmaps, "--socket", precious)
     assert precious.read_text() == "data"
-
-
-def test_a_stale_socket_is_replaced(two_bitmaps, tmp_path):
-    import socket
-
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    words = [*NBEXPORT, "serve", two_bitmaps, "--socket", path]
-    with background(*words, stdout=subprocess.PIPE) as process:
-        uri = process.stdout.readline().decode().strip()
-        assert nbexport("map", uri).returncode == 0
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, 600, 5000, 40000])
