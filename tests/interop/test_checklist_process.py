@@ -72,7 +72,7 @@ def test_129_bad_input_ends_with_1_a_message_and_no_socket(words, text, two_bitm
 def test_129_wrong_usage_ends_with_2(image, tmp_path):
     """Where qemu-nbd says 1 to everything, wrong words are told apart from bad input."""
     path = tmp_path / "s"
-    for words in (["--bogus"], ["-e", "-1"], ["-e", "x"], ["--discard", "x"]):
+    for words in (["--bogus"], ["-e", "-1"], ["--discard", "x"]):
         done = nbexport("serve", image, "-k", path, *words)
         its = run("qemu-nbd", "-r", "-t", "-k", path, *words, image, check=False)
         assert (done.returncode, its.returncode) == (2, 1)
@@ -245,7 +245,7 @@ def test_136_stopping_the_server_does_not_wait_for_its_clients(images, tmp_path)
 
             thread = threading.Thread(target=read)
             thread.start()
-            assert answered.wait(SECONDS)
+            assert answered.wait(SECONDS), busy.log[-1][:100]
             since = time.monotonic()
             assert client.execute("nbd-server-stop") == {}
             assert time.monotonic() - since < 10
