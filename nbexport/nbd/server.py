@@ -132,7 +132,12 @@ class NbdServer:
             OSError: an address cannot be listened on, or the name is unknown.
         """
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
+        try:
+            found = await loop.getaddrinfo(host, port, type=kind, flags=flags)
+        except OSError as error:
+            error.filename = host
+            raise
         listeners = tcp_listeners(found, port, socket.SOMAXCONN)
         for listener in listeners:
             self._listen(listener)

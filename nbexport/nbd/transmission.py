@@ -205,7 +205,7 @@ class ServerTransmission:
         magic, flags, command, cookie, offset, length = fields
         if magic != self._magic:
             # Nobody knows where the next request begins; QEMU says so before it closes.
-            text = f"invalid magic (got 0x{magic:08x})"
+            text = f"invalid magic (got {magic:#x})"
             self._output += self.replies.error(cookie, offset, wire.EINVAL, text)
             self.closed = True
             return None

@@ -254,15 +254,6 @@ def test_65_the_end_is_told_in_tls(pair, folders):
         assert talk._socket.recv(1) == b""  # a bare end would be an error
 
 
-def test_143_upgrades_of_clients_in_a_hurry(optional, folders):
-    context = client_context(folders, None)
-    for _ in range(100):
-        with Talk(optional) as talk:
-            talk.flags()
-            talk.start_tls(context)
-            assert talk.option(LIST).endswith(b"\0\0\0\1\0\0\0\0")
-
-
 def test_16_a_tls_handshake_that_stalls_ends_in_time(image, folders, tmp_path):
     with ours(tmp_path, image, folders, "--handshake-limit", "0.5") as path, Talk(path) as talk:
         talk.flags()
