@@ -181,9 +181,14 @@ def nbdsh(path: Path, code: str, *contexts: str, export: str = "") -> Any:
 
     The library is told to send what it would refuse itself.
     """
-    lines = ["import json, nbd", "h.set_strict_mode(0)", f"h.set_export_name({export!r})"]
+    lines = ["h.set_strict_mode(0)", f"h.set_export_name({export!r})"]
     lines += [f"h.add_meta_context({name!r})" for name in contexts]
-    lines += [f"h.connect_unix({str(path)!r})", code, "print(json.dumps(told))", "h.shutdown()"]
+    return shell("\n".join([*lines, f"h.connect_unix({str(path)!r})", code]))
+
+
+def shell(code: str) -> Any:
+    """Run Python in libnbd's shell with a handle `h`; return what it leaves in `told`."""
+    lines = ["import json, nbd", code, "print(json.dumps(told))", "h.shutdown()"]
     # The library belongs to the system's Python, which the shell takes from PATH.
     environment = {**os.environ, "PATH": f"/usr/bin:{os.environ['PATH']}"}
     environment.pop("PYTHONPATH", None)

@@ -70,7 +70,7 @@ def kind_of(reply):
 
 
 @pytest.mark.parametrize("number", [LIST_META, SET_META])
-def test_bytes_behind_the_last_query_are_refused(pair, number):
+def test_047_bytes_behind_the_last_query_are_refused(pair, number):
     """The protocol calls such an option invalid; QEMU takes the bytes for what comes next."""
 
     def steps(t):
@@ -85,7 +85,7 @@ def test_bytes_behind_the_last_query_are_refused(pair, number):
     assert listing.endswith(b"\0\0\0\3\0\0\0\1\0\0\0\0")
 
 
-def test_an_option_of_more_than_a_mebibyte_is_refused(pair):
+def test_049_an_option_of_more_than_a_mebibyte_is_refused(pair):
     """QEMU reads up to 32 MiB of queries as they come; ours keeps a body, and bounds it."""
     body = queries(DISK, *[b"x:" + b"y" * 4000] * 263, BASE)
     assert len(body) > (1 << 20)
@@ -99,7 +99,7 @@ def test_an_option_of_more_than_a_mebibyte_is_refused(pair):
     assert ask(pair, steps) == [(4, done), (0x80000009, done)]
 
 
-def test_255_queries_of_the_longest_kind_are_taken(pair):
+def test_049_255_queries_of_the_longest_kind_are_taken(pair):
     """The bound above is not in the way of what the protocol's own bounds allow."""
     body = queries(b"n" * 4096, *[b"x:" + b"y" * 4094] * 255)
 
