@@ -5,7 +5,7 @@ from pathlib import Path
 
 LAST = 143
 MISSING = {
-    131: "the serve command runs until it is told to end; leaving with the last client is qemu-nbd's",
+    131: "the serve command runs until it is told to end",
     134: "how qemu-nbd takes its options; the serve command has its own",
     135: "the list that qemu-nbd prints; the list command has its own form",
     141: "command lines of qemu-nbd that backup programs use",
