@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nbexport import block, nbd
+from nbexport import block, heap, nbd
 from nbexport.block.file import open_file
-from nbexport.cli.serving import Listening, serve, share_one_heap
+from nbexport.cli.serving import Listening, serve
 from nbexport.errors import UsageError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def serve_command(
     on 127.0.0.1:10809, or on the sockets that a service manager hands over, whose URIs are not
     printed.
     """  # noqa: D301 - click wants the \b itself
-    share_one_heap()
+    heap.share()
     listening = Listening.choose(socket, bind, port, fd)
     tls = _tls(tls_creds, tls_mode, tls_authz, verify_peer=tls_verify_peer)
     with contextlib.closing(_open(image, image_format, writable=writable)) as node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
@@ -23,8 +22,6 @@ ACTIVATION_FIRST_FD = 3
 """Where a service manager puts the first socket (sd_listen_fds(3))."""
 ACTIVATION_FDS_MAX = 64
 """Sockets that are taken from it: an address for each network a host has, and to spare."""
-
-_M_ARENA_MAX = -8  # mallopt(3)
 
 
 @dataclass
@@ -127,17 +124,6 @@ def activated_sockets(environment: MutableMapping[str, str]) -> list[socket.sock
             taken.close()
         raise
     return sockets
-
-
-def share_one_heap() -> None:
-    """Let all threads of this program take memory from one heap, where the C library is glibc.
-
-    A heap for each thread, its default, keeps what the thread's largest map took for itself:
-    threads that map in turn would hold as many times what one of them needs.
-    """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tune is not None:
-        tune(_M_ARENA_MAX, 1)
 
 
 async def serve(
