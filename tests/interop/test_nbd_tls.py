@@ -273,6 +273,14 @@ def test_tls_authz_lets_in_whom_qemu_lets_in(image, folders, tmp_path):
                 assert listing(path, getattr(folders, who)).returncode == expected
 
 
+def test_a_revoked_certificate_is_refused_as_by_qemu(image, tmp_path):
+    folders = tls_files.make(tmp_path, revoked="other")
+    with theirs(tmp_path, image, folders) as qemu, ours(tmp_path, image, folders) as mine:
+        for path in (qemu, mine):
+            for who, expected in (("client", 0), ("other", 1)):
+                assert listing(path, getattr(folders, who)).returncode == expected
+
+
 def listing(path, folder, hostname="localhost"):
     creds = f"tls-creds-x509,id=t,endpoint=client,dir={folder}"
     return run("qemu-nbd", "--list", "-k", path, "--object", creds, "--tls-creds", "t",
