@@ -10,6 +10,7 @@ from nbexport.block.info import (
     image_info,
     image_map,
 )
+from nbexport.block.locks import ImageLockedError
 from nbexport.block.node import BlockNode, HostFileError, PersistentBitmap
 from nbexport.block.open import open_image
 from nbexport.block.qcow2 import FROM_HEADER, Qcow2Node
@@ -23,6 +24,7 @@ __all__ = [
     "FileNode",
     "HostDeviceNode",
     "HostFileError",
+    "ImageLockedError",
     "ImageMap",
     "PersistentBitmap",
     "Qcow2Node",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbexport.bits import Extents
+from nbexport.block.locks import FileLocks
 from nbexport.block.node import ALLOCATED, DATA, ZERO, BlockNode, HostFileError, fill_zeroes
 from nbexport.units import SECTOR_SIZE, align_up
 
@@ -47,6 +48,9 @@ class FileNode(BlockNode):
         path: the file; opened without waiting for anything.
         writable: open it for writing too.
 
+    Attributes:
+        locks: what other processes are told of our use; who opens an image takes them.
+
     Raises:
         OSError: it cannot be opened, or is not a regular file. The text is QEMU's line.
     """
@@ -66,6 +70,7 @@ class FileNode(BlockNode):
             raise
         super().__init__(name, align_up(length, SECTOR_SIZE))
         self._fd = fd
+        self.locks = FileLocks(fd, name)
         self._length = length
         self._writable = writable
         self.read_only = not writable

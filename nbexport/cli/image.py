@@ -21,6 +21,12 @@ _OUTPUT = click.option(
     show_default=True,
     help="How to print it; json has the members that qemu-img gives.",
 )
+_SHARE = click.option(
+    "-U",
+    "--force-share",
+    is_flag=True,
+    help="Do not mind another process that writes the image; what is read may be torn.",
+)
 
 _NO_CHECK = 63
 """Exit status, qemu-img's, where there is nothing that could be checked."""
@@ -34,13 +40,14 @@ def image_group() -> None:
 @image_group.command("info")
 @click.argument("image")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def info_command(*, image: str, image_format: str | None, output: str) -> None:
+def info_command(*, image: str, image_format: str | None, force_share: bool, output: str) -> None:
     """Print the facts of IMAGE: sizes, format, snapshots, bitmaps.
 
     The backing file is named, not opened.
     """
-    facts = block.image_info(image, format=image_format)
+    facts = block.image_info(image, format=image_format, force_share=force_share)
     if output == "json":
         click.echo(json.dumps(facts, indent=4))
         return
@@ -72,13 +79,18 @@ def _lines(value: dict[str, Any], indent: str) -> list[str]:
 @click.argument("image")
 @click.option("-l", "--snapshot", metavar="ID|NAME", help="Map this internal snapshot instead.")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def map_command(*, image: str, snapshot: str | None, image_format: str | None, output: str) -> None:
+def map_command(
+    *, image: str, snapshot: str | None, image_format: str | None, force_share: bool, output: str
+) -> None:
     """Print which file of the chain of IMAGE holds what, and where in it.
 
     The human table has the ranges with data only, as qemu-img's; json has all.
     """
-    with block.open_image(image, format=image_format, snapshot=snapshot) as node:
+    with block.open_image(
+        image, format=image_format, snapshot=snapshot, force_share=force_share
+    ) as node:
         entries = list(block.image_map(node).entries())
         names = [layer.filename for layer in node.chain()]
     if output == "json":
@@ -125,14 +137,15 @@ def bitmap_command(*, image: str, listing: bool, image_format: str | None, outpu
 @image_group.command("check")
 @click.argument("image")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def check_command(*, image: str, image_format: str | None, output: str) -> None:
+def check_command(*, image: str, image_format: str | None, force_share: bool, output: str) -> None:
     """Compare the reference counts of IMAGE with what refers to its clusters.
 
     Exit status: 0 sound, 1 the check could not be made, 2 corrupt, 3 leaked clusters only, 63 the
     format has nothing to check. The image is not repaired.
     """
-    found = block.check_image(image, format=image_format)
+    found = block.check_image(image, format=image_format, force_share=force_share)
     if found is None:
         click.echo("nbexport: This image format does not support checks", err=True)
         raise SystemExit(_NO_CHECK)
