@@ -155,6 +155,22 @@ class FileNode(BlockNode):
         """Whether the file was opened for writing."""
         return self._writable
 
+    def grow(self, size: int) -> None:
+        """Make the file longer; what is added is a hole. One that is long enough stays as it is.
+
+        Raises:
+            OSError: the file is not open for writing, or the host failed.
+        """
+        if not self._writable:
+            raise self._not_writable()
+        if size > self._length:
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as error:
+                raise self._cannot("grow", size, error) from error
+            self._changed(size)
+        self.size = max(self.size, align_up(size, SECTOR_SIZE))
+
     def _changed(self, end: int) -> None:
         """Note a change of the bytes up to ``end``, after it and before anybody is told."""
         with self._state:

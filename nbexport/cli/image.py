@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nbexport import block
+from nbexport.cli.bitmaps import ORDER, BitmapCommand, change, stop
 from nbexport.errors import UsageError
 from nbexport.units import format_size
 
@@ -34,7 +35,7 @@ _NO_CHECK = 63
 
 @click.group("image")
 def image_group() -> None:
-    """Look at disk images, and check them; no image is ever written."""
+    """Look at disk images, check them, and change their bitmaps."""
 
 
 @image_group.command("info")
@@ -105,19 +106,64 @@ def map_command(
         click.echo(" ".join(f"{number:<15}" for number in numbers) + f" {names[row['depth']]}")
 
 
-@image_group.command("bitmap")
-@click.argument("image")
+@image_group.command("bitmap", cls=BitmapCommand)
+@click.argument("words", nargs=-1, metavar="IMAGE [BITMAP]")
 @click.option("--list", "listing", is_flag=True, help="List the bitmaps of the image.")
+@click.option("--add", is_flag=True, help="Make an empty bitmap.")
+@click.option("--remove", is_flag=True, help="Delete it.")
+@click.option("--clear", is_flag=True, help="Mark everything clean.")
+@click.option("--enable", is_flag=True, help="Have writes recorded.")
+@click.option("--disable", is_flag=True, help="Have writes not recorded.")
+@click.option("--merge", multiple=True, metavar="NAME", help="Mark what bitmap NAME marks too.")
+@click.option("-b", "--source-file", metavar="IMAGE", help="Where --merge finds its bitmaps.")
+@click.option("-F", "--source-format", metavar="FORMAT", help="Its format.")
+@click.option("-g", "--granularity", metavar="SIZE", help="Of --add; k, M, G may follow.")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def bitmap_command(*, image: str, listing: bool, image_format: str | None, output: str) -> None:
-    """Print the persistent dirty bitmaps of IMAGE: name, granularity, flags and dirty bytes.
+@click.pass_context
+def bitmap_command(
+    ctx: click.Context,
+    /,
+    *,
+    words: tuple[str, ...],
+    listing: bool,
+    source_file: str | None,
+    source_format: str | None,
+    granularity: str | None,
+    image_format: str | None,
+    force_share: bool,
+    output: str,
+    **_: object,
+) -> None:
+    """Change the persistent dirty bitmaps of an image, or list them.
 
-    An inconsistent bitmap has no count: its writer did not close the image.
-    """
+    \b
+      nbexport image bitmap --add -g 64k disk.qcow2 b0
+      nbexport image bitmap --merge b1 --disable disk.qcow2 b0
+      nbexport image bitmap --list disk.qcow2
+
+    Actions are done in the order given, as by qemu-img, up to the first that fails; what was done
+    before it stays done. Exit status 1 if one fails.
+
+    The list tells name, granularity, flags and dirty bytes. An inconsistent bitmap has no count:
+    its writer did not close the image.
+    """  # noqa: D301 - click wants the \b itself
     if not listing:
-        raise click.UsageError("give --list.")
-    with block.open_image(image, format=image_format) as node:
+        if force_share:
+            stop("force-share=on can only be used with read-only images")
+        change(
+            ctx,
+            words,
+            granularity=granularity,
+            image_format=image_format,
+            source_file=source_file,
+            source_format=source_format,
+        )
+        return
+    if len(words) != 1 or ctx.meta[ORDER]:
+        raise click.UsageError("--list takes one image, and no action goes with it.")
+    with block.open_image(words[0], format=image_format, force_share=force_share) as node:
         rows = [
             block.bitmap_facts(bitmap)
             | ({} if bitmap.bitmap is None else {"count": bitmap.bitmap.count})
