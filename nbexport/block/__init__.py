@@ -1,7 +1,8 @@
-"""Disks: files and raw and qcow2 images, read-only, with their maps and persistent bitmaps."""
+"""Disks: files and raw and qcow2 images, with their maps and persistent bitmaps."""
 
 from __future__ import annotations
 
+from nbexport.block.editing import NoBitmaps, edit_bitmaps
 from nbexport.block.file import FileNode, HostDeviceNode
 from nbexport.block.info import (
     ImageMap,
@@ -10,25 +11,32 @@ from nbexport.block.info import (
     image_info,
     image_map,
 )
+from nbexport.block.locks import ImageLockedError
 from nbexport.block.node import BlockNode, HostFileError, PersistentBitmap
 from nbexport.block.open import open_image
 from nbexport.block.qcow2 import FROM_HEADER, Qcow2Node
+from nbexport.block.qcow2.bitmap_store import BitmapStore, InconsistentBitmapError
 from nbexport.block.qcow2.check import CheckResult
 from nbexport.block.raw import RawNode
 
 __all__ = [
     "FROM_HEADER",
+    "BitmapStore",
     "BlockNode",
     "CheckResult",
     "FileNode",
     "HostDeviceNode",
     "HostFileError",
+    "ImageLockedError",
     "ImageMap",
+    "InconsistentBitmapError",
+    "NoBitmaps",
     "PersistentBitmap",
     "Qcow2Node",
     "RawNode",
     "bitmap_facts",
     "check_image",
+    "edit_bitmaps",
     "image_info",
     "image_map",
     "open_image",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nbexport.block import locks
 from nbexport.block.file import FileNode, open_file
 from nbexport.block.node import HostFileError
 from nbexport.block.raw import RawNode
@@ -86,7 +87,12 @@ def unsupported_driver(name: str, filename: str) -> FormatError:
 
 
 def open_layer(
-    filename: str, format_name: str | None, qcow2: type[Qcow2Node]
+    filename: str,
+    format_name: str | None,
+    qcow2: type[Qcow2Node],
+    *,
+    force_share: bool = False,
+    facts_only: bool = False,
 ) -> tuple[BlockNode, FileNode]:
     """Open one image without its backing file.
 
@@ -94,6 +100,8 @@ def open_layer(
         filename: a path, or ``file:`` and a path.
         format_name: the driver; None to probe.
         qcow2: the class of qcow2 nodes.
+        force_share: do not mind other processes that write the image.
+        facts_only: no data will be read, only what the image says of itself.
 
     Returns:
         The node, which closes its file node with itself, and the file node.
@@ -101,16 +109,31 @@ def open_layer(
     Raises:
         UsageError: the name has a protocol that is not supported.
         FormatError: the image is damaged, or its format is not supported.
+        ImageLockedError: another process writes the image.
         OSError: it cannot be opened or read.
     """
     file = open_file(split_protocol(filename))
     try:
         driver = format_name if format_name is not None else probe_format(file)
-        if driver in {FileNode.driver, file.driver}:
-            return file, file
+        if driver in {FileNode.driver, RawNode.driver, file.driver}:
+            if not facts_only:
+                file.locks.acquire(*locks.for_data(writable=False, force_share=force_share))
+            if driver != RawNode.driver:
+                return file, file
         node: BlockNode
         if driver == qcow2.driver:
+            wanted = locks.for_format(
+                writable=False, force_share=force_share, facts_only=facts_only
+            )
+            file.locks.acquire(*wanted)
             node = qcow2(file, backing=None)
+            if node.data_file is not None and not facts_only:
+                wanted = locks.for_data_file(writable=False, force_share=force_share)
+                try:
+                    node.data_file.locks.acquire(*wanted)
+                except BaseException:
+                    node.close()
+                    raise
         elif driver == RawNode.driver:
             node = RawNode(file, probed=format_name is None)
         else:
@@ -122,16 +145,18 @@ def open_layer(
     return node, file
 
 
-def open_backing_chain(top: Qcow2Node) -> None:
+def open_backing_chain(top: Qcow2Node, *, force_share: bool = False) -> None:
     """Open the backing file that ``top`` names, the one that that names, and so on.
 
     Each node closes the one below it. If anything fails, all that was opened is closed again.
 
     Args:
         top: an image whose ``backing`` is not set yet.
+        force_share: do not mind other processes that write images of the chain.
 
     Raises:
         FormatError: an image of the chain is bad, or the chain is a loop or too long.
+        ImageLockedError: another process writes an image of the chain.
         OSError: a file of the chain cannot be opened or read.
     """
     qcow2 = type(top)
@@ -144,7 +169,9 @@ def open_backing_chain(top: Qcow2Node) -> None:
             name = resolve(upper.filename, upper.header.backing_file)
             if len(prefix) // len("Could not open backing file: ") >= MAX_CHAIN:
                 raise FormatError(f"Backing chain is longer than {MAX_CHAIN} images at '{name}'")
-            lower, file = open_layer(name, upper.header.backing_format, qcow2)
+            lower, file = open_layer(
+                name, upper.header.backing_format, qcow2, force_share=force_share
+            )
             upper.adopt(lower)
             upper.backing = lower
             if file.identity in seen:
@@ -154,6 +181,8 @@ def open_backing_chain(top: Qcow2Node) -> None:
     except (FormatError, UsageError, OSError) as error:
         top.backing = None
         top.close()
+        if isinstance(error, locks.ImageLockedError):
+            raise error.below(prefix) from error
         if isinstance(error, OSError):
             raise HostFileError(error.errno, prefix + str(error), error.filename) from error
         message = error.message if isinstance(error, FormatError) else str(error)

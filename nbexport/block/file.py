@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbexport.bits import Extents
+from nbexport.block.locks import FileLocks
 from nbexport.block.node import ALLOCATED, DATA, ZERO, BlockNode, HostFileError, fill_zeroes
 from nbexport.units import SECTOR_SIZE, align_up
 
@@ -47,6 +48,9 @@ class FileNode(BlockNode):
         path: the file; opened without waiting for anything.
         writable: open it for writing too.
 
+    Attributes:
+        locks: what other processes are told of our use; who opens an image takes them.
+
     Raises:
         OSError: it cannot be opened, or is not a regular file. The text is QEMU's line.
     """
@@ -66,6 +70,7 @@ class FileNode(BlockNode):
             raise
         super().__init__(name, align_up(length, SECTOR_SIZE))
         self._fd = fd
+        self.locks = FileLocks(fd, name)
         self._length = length
         self._writable = writable
         self.read_only = not writable
@@ -149,6 +154,22 @@ class FileNode(BlockNode):
     def writable(self) -> bool:
         """Whether the file was opened for writing."""
         return self._writable
+
+    def grow(self, size: int) -> None:
+        """Make the file longer; what is added is a hole. One that is long enough stays as it is.
+
+        Raises:
+            OSError: the file is not open for writing, or the host failed.
+        """
+        if not self._writable:
+            raise self._not_writable()
+        if size > self._length:
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as error:
+                raise self._cannot("grow", size, error) from error
+            self._changed(size)
+        self.size = max(self.size, align_up(size, SECTOR_SIZE))
 
     def _changed(self, end: int) -> None:
         """Note a change of the bytes up to ``end``, after it and before anybody is told."""

@@ -24,17 +24,28 @@ if TYPE_CHECKING:
     from nbexport.block.qcow2.snapshots import Snapshot
 
 
-def image_info(filename: str, *, format: str | None = None) -> dict[str, Any]:  # noqa: A002 # the field's word
+def image_info(
+    filename: str,
+    *,
+    format: str | None = None,  # noqa: A002 # the field's word
+    force_share: bool = False,
+) -> dict[str, Any]:
     """Return the facts of one image, under the names that ``ImageInfo`` of QAPI gives them.
 
     The backing file is named, not opened.
 
+    Args:
+        filename: a path, or ``file:`` and a path.
+        format: the driver; None to look at the image.
+        force_share: do not mind other processes that write the image.
+
     Raises:
         UsageError: the name has a protocol that is not supported.
         FormatError: the image is damaged, or needs what is not supported.
+        ImageLockedError: another process writes the image.
         OSError: it cannot be opened or read.
     """
-    node, _ = open_layer(filename, format, Qcow2Node)
+    node, _ = open_layer(filename, format, Qcow2Node, force_share=force_share, facts_only=True)
     with node:
         facts: dict[str, Any] = {
             "filename": filename,
@@ -48,8 +59,18 @@ def image_info(filename: str, *, format: str | None = None) -> dict[str, Any]:  
         return facts
 
 
-def check_image(filename: str, *, format: str | None = None) -> CheckResult | None:  # noqa: A002 # the field's word
+def check_image(
+    filename: str,
+    *,
+    format: str | None = None,  # noqa: A002 # the field's word
+    force_share: bool = False,
+) -> CheckResult | None:
     """Check one image; its backing file is not opened.
+
+    Args:
+        filename: a path, or ``file:`` and a path.
+        format: the driver; None to look at the image.
+        force_share: do not mind other processes that write the image.
 
     Returns:
         What was found, or None if the format has nothing to check.
@@ -57,9 +78,10 @@ def check_image(filename: str, *, format: str | None = None) -> CheckResult | No
     Raises:
         UsageError: the name has a protocol that is not supported.
         FormatError: the image cannot even be opened, or is too large to be checked.
+        ImageLockedError: another process writes the image.
         OSError: it cannot be opened or read.
     """
-    node, _ = open_layer(filename, format, Qcow2Node)
+    node, _ = open_layer(filename, format, Qcow2Node, force_share=force_share)
     with node:
         return check_qcow2(node) if isinstance(node, Qcow2Node) else None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 import numpy as np
 
 from nbexport.bits import Bitmap, Extents
+from nbexport.block.tracking import Tracking
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class BlockNode(ABC):
         file: the protocol child.
         backing: the node that answers for what is not allocated here.
         bitmaps: bitmaps that are stored in the image, in the order of its directory.
+        tracking: bitmaps in which writes are marked.
     """
 
     driver: ClassVar[str]
@@ -107,6 +109,7 @@ class BlockNode(ABC):
         self.file: BlockNode | None = None
         self.backing: BlockNode | None = None
         self.bitmaps: Mapping[str, PersistentBitmap] = MappingProxyType({})
+        self.tracking = Tracking()
         self._owned: list[BlockNode] = []
         self._map_lock = threading.Lock()
         self._answers: dict[str, tuple[Hashable, _Answer]] = {}
@@ -232,7 +235,10 @@ class BlockNode(ABC):
         """
         self._check_write(offset, len(data))
         if len(data):
-            self._write(offset, data)
+            try:
+                self._write(offset, data)
+            finally:
+                self.tracking.mark(offset, len(data))
 
     def write_zeroes(
         self, offset: int, length: int, *, unmap: bool = True, no_fallback: bool = False
@@ -252,7 +258,10 @@ class BlockNode(ABC):
         """
         self._check_write(offset, length)
         if length:
-            self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
+            try:
+                self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
+            finally:
+                self.tracking.mark(offset, length)
 
     def discard(self, offset: int, length: int) -> None:
         """Say that nobody needs a range any more; what it reads as afterwards is not promised.
@@ -264,7 +273,10 @@ class BlockNode(ABC):
         """
         self._check_write(offset, length)
         if length:
-            self._discard(offset, length)
+            try:
+                self._discard(offset, length)
+            finally:
+                self.tracking.mark(offset, length)
 
     def flush(self) -> None:
         """Make durable what every finished write stored, whoever made it.

@@ -19,6 +19,7 @@ def open_image(
     *,
     format: str | None = None,  # noqa: A002 # the field's word
     snapshot: str | None = None,
+    force_share: bool = False,
 ) -> BlockNode:
     """Open a disk image and its backing chain for reading.
 
@@ -27,6 +28,7 @@ def open_image(
         format: ``qcow2``, ``raw`` or ``file``; None to look at the image as QEMU does. A raw
             image whose format was guessed serves whole sectors only.
         snapshot: id or name of an internal snapshot to read instead of the disk as it is now.
+        force_share: do not mind other processes that write the image; what is read may be torn.
 
     Returns:
         The topmost node; closing it closes all that was opened.
@@ -34,13 +36,14 @@ def open_image(
     Raises:
         UsageError: the name has a protocol that is not supported, or there is no such snapshot.
         FormatError: an image is damaged, needs what is not supported, or the chain is a loop.
+        ImageLockedError: another process writes an image of the chain; QEMU's words.
         OSError: a file is missing, is neither a regular file nor a block device, or cannot be
             read. The text is one line that names the file.
     """
     name = filename if isinstance(filename, str) else _as_path(str(filename))
-    node, _ = open_layer(name, format, Qcow2Node)
+    node, _ = open_layer(name, format, Qcow2Node, force_share=force_share)
     if isinstance(node, Qcow2Node):
-        open_backing_chain(node)
+        open_backing_chain(node, force_share=force_share)
     if snapshot is not None:
         try:
             _load_snapshot(node, snapshot)

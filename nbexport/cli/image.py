@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nbexport import block
+from nbexport.cli.bitmaps import ORDER, BitmapCommand, change, stop
 from nbexport.errors import UsageError
 from nbexport.units import format_size
 
@@ -21,6 +22,12 @@ _OUTPUT = click.option(
     show_default=True,
     help="How to print it; json has the members that qemu-img gives.",
 )
+_SHARE = click.option(
+    "-U",
+    "--force-share",
+    is_flag=True,
+    help="Do not mind another process that writes the image; what is read may be torn.",
+)
 
 _NO_CHECK = 63
 """Exit status, qemu-img's, where there is nothing that could be checked."""
@@ -28,19 +35,20 @@ _NO_CHECK = 63
 
 @click.group("image")
 def image_group() -> None:
-    """Look at disk images, and check them; no image is ever written."""
+    """Look at disk images, check them, and change their bitmaps."""
 
 
 @image_group.command("info")
 @click.argument("image")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def info_command(*, image: str, image_format: str | None, output: str) -> None:
+def info_command(*, image: str, image_format: str | None, force_share: bool, output: str) -> None:
     """Print the facts of IMAGE: sizes, format, snapshots, bitmaps.
 
     The backing file is named, not opened.
     """
-    facts = block.image_info(image, format=image_format)
+    facts = block.image_info(image, format=image_format, force_share=force_share)
     if output == "json":
         click.echo(json.dumps(facts, indent=4))
         return
@@ -72,13 +80,18 @@ def _lines(value: dict[str, Any], indent: str) -> list[str]:
 @click.argument("image")
 @click.option("-l", "--snapshot", metavar="ID|NAME", help="Map this internal snapshot instead.")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def map_command(*, image: str, snapshot: str | None, image_format: str | None, output: str) -> None:
+def map_command(
+    *, image: str, snapshot: str | None, image_format: str | None, force_share: bool, output: str
+) -> None:
     """Print which file of the chain of IMAGE holds what, and where in it.
 
     The human table has the ranges with data only, as qemu-img's; json has all.
     """
-    with block.open_image(image, format=image_format, snapshot=snapshot) as node:
+    with block.open_image(
+        image, format=image_format, snapshot=snapshot, force_share=force_share
+    ) as node:
         entries = list(block.image_map(node).entries())
         names = [layer.filename for layer in node.chain()]
     if output == "json":
@@ -93,19 +106,64 @@ def map_command(*, image: str, snapshot: str | None, image_format: str | None, o
         click.echo(" ".join(f"{number:<15}" for number in numbers) + f" {names[row['depth']]}")
 
 
-@image_group.command("bitmap")
-@click.argument("image")
+@image_group.command("bitmap", cls=BitmapCommand)
+@click.argument("words", nargs=-1, metavar="IMAGE [BITMAP]")
 @click.option("--list", "listing", is_flag=True, help="List the bitmaps of the image.")
+@click.option("--add", is_flag=True, help="Make an empty bitmap.")
+@click.option("--remove", is_flag=True, help="Delete it.")
+@click.option("--clear", is_flag=True, help="Mark everything clean.")
+@click.option("--enable", is_flag=True, help="Have writes recorded.")
+@click.option("--disable", is_flag=True, help="Have writes not recorded.")
+@click.option("--merge", multiple=True, metavar="NAME", help="Mark what bitmap NAME marks too.")
+@click.option("-b", "--source-file", metavar="IMAGE", help="Where --merge finds its bitmaps.")
+@click.option("-F", "--source-format", metavar="FORMAT", help="Its format.")
+@click.option("-g", "--granularity", metavar="SIZE", help="Of --add; k, M, G may follow.")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def bitmap_command(*, image: str, listing: bool, image_format: str | None, output: str) -> None:
-    """Print the persistent dirty bitmaps of IMAGE: name, granularity, flags and dirty bytes.
+@click.pass_context
+def bitmap_command(
+    ctx: click.Context,
+    /,
+    *,
+    words: tuple[str, ...],
+    listing: bool,
+    source_file: str | None,
+    source_format: str | None,
+    granularity: str | None,
+    image_format: str | None,
+    force_share: bool,
+    output: str,
+    **_: object,
+) -> None:
+    """Change the persistent dirty bitmaps of an image, or list them.
 
-    An inconsistent bitmap has no count: its writer did not close the image.
-    """
+    \b
+      nbexport image bitmap --add -g 64k disk.qcow2 b0
+      nbexport image bitmap --merge b1 --disable disk.qcow2 b0
+      nbexport image bitmap --list disk.qcow2
+
+    Actions are done in the order given, as by qemu-img, up to the first that fails; what was done
+    before it stays done. Exit status 1 if one fails.
+
+    The list tells name, granularity, flags and dirty bytes. An inconsistent bitmap has no count:
+    its writer did not close the image.
+    """  # noqa: D301 - click wants the \b itself
     if not listing:
-        raise click.UsageError("give --list.")
-    with block.open_image(image, format=image_format) as node:
+        if force_share:
+            stop("force-share=on can only be used with read-only images")
+        change(
+            ctx,
+            words,
+            granularity=granularity,
+            image_format=image_format,
+            source_file=source_file,
+            source_format=source_format,
+        )
+        return
+    if len(words) != 1 or ctx.meta[ORDER]:
+        raise click.UsageError("--list takes one image, and no action goes with it.")
+    with block.open_image(words[0], format=image_format, force_share=force_share) as node:
         rows = [
             block.bitmap_facts(bitmap)
             | ({} if bitmap.bitmap is None else {"count": bitmap.bitmap.count})
@@ -125,14 +183,15 @@ def bitmap_command(*, image: str, listing: bool, image_format: str | None, outpu
 @image_group.command("check")
 @click.argument("image")
 @_FORMAT
+@_SHARE
 @_OUTPUT
-def check_command(*, image: str, image_format: str | None, output: str) -> None:
+def check_command(*, image: str, image_format: str | None, force_share: bool, output: str) -> None:
     """Compare the reference counts of IMAGE with what refers to its clusters.
 
     Exit status: 0 sound, 1 the check could not be made, 2 corrupt, 3 leaked clusters only, 63 the
     format has nothing to check. The image is not repaired.
     """
-    found = block.check_image(image, format=image_format)
+    found = block.check_image(image, format=image_format, force_share=force_share)
     if found is None:
         click.echo("nbexport: This image format does not support checks", err=True)
         raise SystemExit(_NO_CHECK)

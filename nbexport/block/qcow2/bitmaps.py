@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,14 @@ from nbexport.units import align_up, format_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from nbexport.block.node import BlockNode
     from nbexport.block.qcow2.header import BitmapsExtension, Header
+
+
+ALL_ONES: Final = -1
+"""Stands for a cluster of bits that are all set and not stored."""
 
 
 class DirectoryEntry(NamedTuple):
@@ -57,7 +63,7 @@ def load_bitmaps(file: BlockNode, header: Header) -> Mapping[str, PersistentBitm
                 raise FormatError(f"Bitmap already exists: {entry.name}")
             bitmap = None
             if not entry.in_use:
-                memory += _bit_bytes(header.size, entry.granularity)
+                memory += bit_bytes(header.size, entry.granularity)
                 if memory > layout.ALL_BITMAPS_BYTES_MAX:
                     raise FormatError(
                         f"Bitmap '{entry.name}' does not fit: all bitmaps of an image may take "
@@ -78,8 +84,8 @@ def load_bitmaps(file: BlockNode, header: Header) -> Mapping[str, PersistentBitm
     return MappingProxyType(found)
 
 
-def _bit_bytes(size: int, granularity: int) -> int:
-    """Return the bytes of a bitmap as stored: whole 64-bit words."""
+def bit_bytes(size: int, granularity: int) -> int:
+    """Return the bytes of a bitmap's bits as stored: whole 64-bit words."""
     return align_up(-(-size // granularity), 64) // 8
 
 
@@ -146,30 +152,53 @@ def read_directory(
     return entries
 
 
-def _load(file: BlockNode, header: Header, entry: DirectoryEntry) -> Bitmap:
-    """Read the table of a bitmap and the clusters of bits that it names."""
-    size = header.cluster_size
-    stored = np.zeros(entry.table_entries, dtype=">u8")  # at most 512 MiB / 512 entries, 8 MiB
-    file.read_padded(entry.table_offset, stored.view(np.uint8).data)
+def read_table(file: BlockNode, header: Header, offset: int, entries: int) -> NDArray[np.int64]:
+    """Return where the clusters of bits of one bitmap are.
+
+    Shape: (entries,) int64: an offset in the file, 0 for none, which is all clean, ALL_ONES.
+
+    Raises:
+        FormatError: an entry is bad.
+        OSError: the host cannot read.
+
+    Source: qcow2 specification, "Bitmap table".
+    """
+    # What lies behind the end of the file is zeroes.
+    stored = np.zeros(entries, dtype=">u8")
+    inside = min(stored.nbytes, max(0, file.size - offset))
+    if inside:
+        file.read_padded(offset, stored.view(np.uint8).data[:inside])
     table = stored.astype(np.uint64)
     offsets = table & np.uint64(layout.BITMAP_DATA_OFFSET_MASK)
     ones = table & np.uint64(layout.BITMAP_ALL_ONES) != 0
     bad = table & np.uint64(layout.BITMAP_DATA_RESERVED) != 0
-    bad |= (offsets != 0) & (ones | (offsets & np.uint64(size - 1) != 0))
+    bad |= (offsets != 0) & (ones | (offsets & np.uint64(header.cluster_size - 1) != 0))
     if bad.any():
+        raise FormatError("bad entry in a bitmap table", path=file.filename)
+    return np.where(ones, ALL_ONES, offsets.astype(np.int64))
+
+
+def _load(file: BlockNode, header: Header, entry: DirectoryEntry) -> Bitmap:
+    """Read the table of a bitmap and the clusters of bits that it names."""
+    size = header.cluster_size
+    try:
+        table = read_table(file, header, entry.table_offset, entry.table_entries)
+    except FormatError as error:
         raise FormatError(
             f"Could not read bitmap_table table from image for bitmap '{entry.name}': "
             "Invalid argument"
-        )
-    needed = _bit_bytes(header.size, entry.granularity)
+        ) from error
+    ones = table == ALL_ONES
+    offsets = np.maximum(table, 0)
+    needed = bit_bytes(header.size, entry.granularity)
     if entry.table_entries != -(-needed // size):
         raise FormatError(f"Could not read bitmap '{entry.name}' from image: Invalid argument")
     bits = np.zeros((entry.table_entries, size), dtype=np.uint8)
     bits[ones] = 0xFF
     # Clusters behind the end of the file are zeroes already.
-    wanted = np.flatnonzero((offsets != 0) & (offsets < np.uint64(file.size)))
+    wanted = np.flatnonzero((offsets != 0) & (offsets < file.size))
     if len(wanted):
-        places = offsets[wanted].astype(np.int64)
+        places = offsets[wanted]
         breaks = (np.diff(wanted) != 1) | (np.diff(places) != size)
         starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
         ends = np.append(starts[1:], len(wanted))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 
 from nbexport.block.chain import open_backing_chain, resolve
-from nbexport.block.file import open_file
+from nbexport.block.file import FileNode, open_file
 from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
 from nbexport.block.qcow2 import layout, tables
 from nbexport.block.qcow2.bitmaps import load_bitmaps
@@ -80,7 +80,7 @@ class Qcow2Node(BlockNode):
         elif backing is FROM_HEADER:
             open_backing_chain(self)
 
-    def _open_data_file(self) -> BlockNode | None:
+    def _open_data_file(self) -> FileNode | None:
         """Open the external data file: a plain path, whatever its text looks like.
 
         An image must not make us open anything but a file, so no protocol is recognised. As in

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.bits import Bitmap
+from nbexport.block.tracking import default_granularity
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import DirtyBitmap
 from nbexport.errors import CommandError
-from nbexport.units import KiB, is_power_of_two
+from nbexport.units import is_power_of_two
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 NAME_LENGTH_MAX = 1023
 MIN_GRANULARITY = 512
 MAX_PERSISTENT_GRANULARITY = 1 << 31
-DEFAULT_GRANULARITY_MIN, DEFAULT_GRANULARITY_MAX = 4 * KiB, 64 * KiB
-
-
-def default_granularity(cluster_size: int | None) -> int:
-    """Return what a new bitmap has if nothing is asked: the cluster size within 4 to 64 KiB."""
-    if cluster_size is None:
-        return DEFAULT_GRANULARITY_MAX
-    return min(max(cluster_size, DEFAULT_GRANULARITY_MIN), DEFAULT_GRANULARITY_MAX)
 
 
 def look_up(machine: Machine, node_name: str, name: str) -> tuple[Node, DirtyBitmap]:
