@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from nbexport import block, heap, nbd
-from nbexport.block.file import open_file
 from nbexport.cli.serving import Listening, serve
 from nbexport.errors import UsageError
 
@@ -170,10 +169,10 @@ def serve_command(
 
 
 def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
-    """Open the image; one to be written must say that it is raw, the only format that can be.
+    """Open the image; of one to be written the format must be given.
 
     Raises:
-        UsageError: the format is not, or a guess.
+        UsageError: it is not.
     """
     if not writable:
         return block.open_image(image, format=image_format)
@@ -182,12 +181,7 @@ def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
             f"{image}: --writable needs --format: a client could write what makes a raw image "
             "look like another format"
         )
-    if image_format != block.RawNode.driver:
-        raise UsageError(f"{image}: writing images of format '{image_format}' is not supported")
-    file = open_file(image, writable=True)
-    node = block.RawNode(file)
-    node.adopt(file)
-    return node
+    return block.open_writable(image, image_format)
 
 
 def _tls(

@@ -66,6 +66,10 @@ class Tables:
 
     Raises:
         OSError: the host cannot read.
+
+    Attributes:
+        pending: L2 tables by number that the file does not have yet, or not as they are. A table
+            is never changed in place, so that who reads it meanwhile sees the old or the new one.
     """
 
     def __init__(self, file: BlockNode, header: Header) -> None:
@@ -83,6 +87,7 @@ class Tables:
         self._present = np.flatnonzero(self._l1)
         self._parts = header.subclusters
         self._per_table = header.l2_entries * self._parts
+        self.pending: dict[int, NDArray[np.uint64]] = {}
 
     @property
     def mapped_units(self) -> int:
@@ -204,6 +209,51 @@ class Tables:
         hosts = np.where(hosts < 0, hosts, hosts + cut * self._header.unit_size)
         return firsts + cut, np.minimum(ends, end), kinds, hosts
 
+    # What a writer does
+
+    def entries(self, index: int) -> NDArray[np.uint64]:
+        """Return an L2 table, all zeroes if there is none. Shape: (l2_entries, words)."""
+        if not self._l1[index]:
+            words = self._header.cluster_size // layout.ENTRY_SIZE
+            return np.zeros(words, dtype=np.uint64).reshape(self._header.l2_entries, -1)
+        return self._table(index)
+
+    def offset_of(self, index: int) -> int:
+        """Return where in the file an L2 table is, 0 if there is none."""
+        return int(self._l1[index])
+
+    def put(self, index: int, table: NDArray[np.uint64]) -> None:
+        """Replace an L2 table, which nobody changes any more."""
+        self.pending[index] = table
+
+    def move(self, index: int, offset: int, table: NDArray[np.uint64]) -> None:
+        """Give an L2 table another place, or a first one; its content is pending from now on."""
+        self.put(index, table)
+        self._l1[index] = offset
+        self._present = np.union1d(self._present, [index])
+
+    def settle(self) -> None:
+        """Take note that the file has what was pending."""
+        written, cached = self.pending, self._cache_max
+        with self._lock:
+            for index, table in written.items():
+                self._cache[index] = table
+                self._cache.move_to_end(index)
+            while len(self._cache) > cached:
+                self._cache.popitem(last=False)
+        self.pending = {}
+
+    def compressed_place(self, entry: int) -> tuple[int, int]:
+        """Return offset and length in the file of the data that a compressed descriptor names.
+
+        Source: qcow2 specification, "Compressed Clusters Descriptor".
+        """
+        extra_bits = self._header.cluster_bits - 8
+        offset_bits = 62 - extra_bits
+        offset = entry & (1 << offset_bits) - 1
+        sectors = (entry >> offset_bits & (1 << extra_bits) - 1) + 1
+        return offset, sectors * layout.COMPRESSED_SECTOR - offset % layout.COMPRESSED_SECTOR
+
     def _runs_of(
         self, indexes: NDArray[np.int64], room: NDArray[np.uint64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
@@ -224,6 +274,10 @@ class Tables:
             if sound[row]:
                 part = data[row * cluster_size : end * cluster_size]
                 self._file.read_padded(int(offsets[row]), part)
+        pending = self.pending
+        for row, index in enumerate(indexes.tolist() if pending else ()):
+            if index in pending:
+                stored[row] = pending[index].reshape(-1)
         entries = stored.reshape(len(indexes) * self._header.l2_entries, -1)
         # Most entries of most disks are 0, which is unallocated whatever the version.
         rows = np.flatnonzero(stored.view(np.uint64).reshape(-1) != 0)
@@ -252,6 +306,9 @@ class Tables:
 
     def _table(self, index: int) -> NDArray[np.uint64]:
         """Return one L2 table, (l2_entries, words of an entry), from the cache if it is there."""
+        table = self.pending.get(index)
+        if table is not None:
+            return table
         with self._lock:
             table = self._cache.get(index)
             if table is not None:
