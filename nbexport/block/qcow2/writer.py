@@ -153,8 +153,16 @@ class Writer:
         first, last = self._whole(start, end, unit)
         if first > last:  # inside one unit
             first = last = end
-        marked = [(first, last)] if first < last else []
-        written = []
+        marked, written = [], []
+        # A compressed cluster has no subclusters: it is marked as a whole, or not.
+        inner, outer = self._whole(first, last, self._size)
+        edges = (
+            [(first, last)] if inner > outer else [(first, inner), (inner, outer), (outer, last)]
+        )
+        for a, b in edges:
+            if a < b:
+                whole = (a, b) == (inner, outer)
+                (marked if whole or not self._is_compressed(a) else written).append((a, b))
         for a, b in ((start, min(first, end)), (last, end)):
             if a < b:
                 low = a // unit * unit
@@ -164,6 +172,10 @@ class Writer:
                 else:
                     written.append((a, b))
         return marked, written
+
+    def _is_compressed(self, offset: int) -> bool:
+        kinds = self._tables.units(offset // self._header.unit_size, 1).kinds
+        return bool(kinds[0] == tables.COMPRESSED)
 
     def _is_zero(self, start: int, end: int) -> bool:
         return start >= end or self._disk.is_known_zero(start, end)
@@ -292,13 +304,20 @@ class Writer:
         guest = part.table * self._span + (part.first + at) * self._size
         count = to - at
         host = guest if self._external is not None else self._allocator.allocate(count)
-        self._data.write_from(host, self._filled(guest, count * self._size, start, piece))
+        self._store(host, self._filled(guest, count * self._size, start, piece))
         table = self._change(part.table)
         entries = slice(part.first + at, part.first + to)
         old = table[entries, 0].copy()
         table[entries, 0] = (host + np.arange(count) * self._size).astype(np.uint64) | _COPIED
         self._tables.put(part.table, table)
         self._release(old)
+
+    def _store(self, host: int, buffer: memoryview) -> None:
+        """Write what clusters hold; an external data file ends where the disk does."""
+        if self._external is not None:
+            buffer = buffer[: self._header.size - host]
+            self._external.grow(host + len(buffer))
+        self._data.write_from(host, buffer)
 
     def _filled(self, guest: int, length: int, start: int, piece: memoryview) -> memoryview:
         """Return what a range of the disk holds once ``piece`` is written at ``start``."""
@@ -419,27 +438,31 @@ class Writer:
         word, bits = old
         unit, end = self._header.unit_size, start + len(piece)
         first, last = (start - guest) // unit, -(-(end - guest) // unit)
-        touched = (1 << last) - (1 << first)
         packed = bool(word & layout.L2_COMPRESSED)
         placed = bool(word & layout.L2_OFFSET_MASK) or (
             self._external is not None and bool(word & layout.COPIED)
         )
         mine = placed and not packed and bool(word & layout.COPIED)
-        allocated = 0 if packed else bits & layout.ALL_ALLOCATED
+        allocated = bits & layout.ALL_ALLOCATED
         if mine:
             host = word & layout.L2_OFFSET_MASK
-        else:
-            host = guest if self._external is not None else self._allocator.allocate(1)
-        if packed or (placed and not mine):
-            low, high = guest, guest + self._size  # what it holds already moves with it
-            allocated = layout.ALL_ALLOCATED if packed else allocated
-        else:
             # Whole subclusters, but for those at the ends that hold data already.
             low = start if allocated >> first & 1 else guest + first * unit
             high = end if allocated >> (last - 1) & 1 else guest + last * unit
-        self._data.write_from(host + low - guest, self._filled(low, high - low, start, piece))
-        zero = 0 if packed else bits >> layout.SUBCLUSTERS & ~touched
-        new = (host | layout.COPIED, zero << layout.SUBCLUSTERS | allocated | touched)
+        else:
+            host = guest if self._external is not None else self._allocator.allocate(1)
+            if packed:
+                first, last, bits = 0, layout.SUBCLUSTERS, 0
+            elif placed and allocated:
+                # What it holds moves too, in one piece with what is written.
+                first = min(first, (allocated & -allocated).bit_length() - 1)
+                last = max(last, allocated.bit_length())
+            low, high = guest + first * unit, guest + last * unit
+        touched = (1 << last) - (1 << first)
+        self._store(host + low - guest, self._filled(low, high - low, start, piece))
+        zero = bits >> layout.SUBCLUSTERS & ~touched
+        allocated = (bits | touched) & layout.ALL_ALLOCATED
+        new = (host | layout.COPIED, zero << layout.SUBCLUSTERS | allocated)
         if new != old:
             table = self._change(part.table)
             table[entry] = new
