@@ -227,35 +227,51 @@ for length, flags in zip(found[{f"{BITMAP}b"!r}][::2], found[{f"{BITMAP}b"!r}][1
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    """Three disks of a machine with the bitmap that libvirt makes for a backup of each."""
+    """Three disks of a machine, each with the bitmaps of two checkpoints."""
     folder = tmp_path_factory.mktemp("machine")
     made = {}
     for number, target in enumerate(("vda", "vdb", "sda")):
         below = folder / target
         below.mkdir()
         image = layers(below, ("qcow2", f"{4 + number}M", "", ("write -P 1 1M 1M",)))
-        run("qemu-img", "bitmap", "--add", image, f"backup-{target}")
-        write(image, f"write -q -P 2 {number + 1}M 192k", "write -q -z 3M 64k")
+        run("qemu-img", "bitmap", "--add", image, "monday")
+        write(image, f"write -q -P 2 {number + 1}M 192k")
+        run("qemu-img", "bitmap", "--disable", image, "monday")
+        run("qemu-img", "bitmap", "--add", image, "tuesday")
+        write(image, "write -q -z 3M 64k")
         made[target] = shutil.copy(image, folder / f"{target}.qcow2")
     return made
 
 
 def libvirt_begins(client, machine):
-    """Do what libvirt does for a pull-mode backup, as far as it is this family of commands."""
+    """Do what libvirt does for a pull-mode backup, but for the job that keeps the disk as it was.
+
+    The bitmaps since the checkpoint are merged into one for this backup, all disks at once.
+    """
     assert client.execute("nbd-server-start", addr=unix()) == {}
-    for number, target in enumerate(machine, 1):
-        node = f"libvirt-{number}-format"
+    nodes = {target: f"libvirt-{number}-format" for number, target in enumerate(machine, 1)}
+    actions = []
+    for target, node in nodes.items():
         assert client.execute("blockdev-add", node_name=node, **qcow2(f"{target}.qcow2")) == {}
-        told = client.execute(
-            "block-export-add", type="nbd", id=f"libvirt-nbd-{node}", node_name=node, name=target,
-            writable=False, bitmaps=["missing"],
-        )  # fmt: skip
+        name = f"backup-{target}"
+        actions += [
+            {"type": "block-dirty-bitmap-add",
+             "data": {"node": node, "name": name, "persistent": False, "disabled": True}},
+            {"type": "block-dirty-bitmap-merge",
+             "data": {"node": node, "target": name, "bitmaps": ["monday", "tuesday"]}},
+        ]  # fmt: skip
+    # One that does not work out leaves nothing behind.
+    wrong = {"node": nodes["sda"], "target": "backup-sda", "bitmaps": ["wednesday"]}
+    failing = [*actions, {"type": "block-dirty-bitmap-merge", "data": wrong}]
+    told = client.execute("transaction", actions=failing)
+    assert told == "Dirty bitmap 'wednesday' not found"
+    assert client.execute("transaction", actions=actions) == {}
+    for target, node in nodes.items():
+        added = {"type": "nbd", "id": f"libvirt-nbd-{node}", "node_name": node, "name": target,
+                 "writable": False}  # fmt: skip
+        told = client.execute("block-export-add", bitmaps=["missing"], **added)
         assert told == "Bitmap 'missing' is not found"
-        added = client.execute(
-            "block-export-add", type="nbd", id=f"libvirt-nbd-{node}", node_name=node, name=target,
-            writable=False, bitmaps=[f"backup-{target}"],
-        )  # fmt: skip
-        assert added == {}
+        assert client.execute("block-export-add", bitmaps=[f"backup-{target}"], **added) == {}
     client.execute("query-block-exports")
     return client.folder / "nbd.sock"
 
