@@ -96,6 +96,8 @@ def test_130_a_signal_ends_it_and_removes_the_socket(image, tmp_path, number):
         assert process.stderr.read() == ""
     assert not path.exists()
     with theirs(image, path, "-r", "-f", "raw") as process:
+        # Right after it listens QEMU may lose a signal: see it serve first.
+        assert run("nbdinfo", "--size", uri(path)).stdout.strip() == str(1 << 20)
         process.terminate()
         assert process.wait(SECONDS) == 0
     assert not path.exists()
