@@ -19,6 +19,8 @@ from nbexport.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nbexport.block.node import BlockNode
+
 HELD_BASE: Final = 100
 """Offset of the byte of the first permission that is held."""
 DENIED_BASE: Final = 200
@@ -129,6 +131,20 @@ def _checked(
     if writable:
         raise UsageError("force-share=on can only be used with read-only images")
     return held, NOTHING
+
+
+def keep_length(node: BlockNode) -> None:
+    """Deny others to change the length of the file below ``node``, which is being exported.
+
+    Raises:
+        ImageLockedError: another process may change it.
+        OSError: the host failed.
+    """
+    while node.file is not None:
+        node = node.file
+    file_locks = getattr(node, "locks", None)
+    if isinstance(file_locks, FileLocks):
+        file_locks.acquire(NOTHING, Permission.RESIZE)
 
 
 class FileLocks:

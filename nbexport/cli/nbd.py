@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nbexport import block, nbd
+from nbexport.block import locks
 from nbexport.block.file import open_file
 from nbexport.cli.serving import Listening, serve
 from nbexport.errors import UsageError
@@ -151,6 +152,7 @@ def serve_command(
     listening = Listening.choose(socket, bind, port, fd)
     tls = _tls(tls_creds, tls_mode, tls_authz, verify_peer=tls_verify_peer)
     with contextlib.closing(_open(image, image_format, writable=writable)) as node:
+        locks.keep_length(node)
         export = nbd.from_node(
             node,
             export_name,
@@ -178,6 +180,7 @@ def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
 
     Raises:
         UsageError: the format is not, or a guess.
+        ImageLockedError: another process uses the image.
     """
     if not writable:
         return block.open_image(image, format=image_format)
@@ -189,7 +192,12 @@ def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
     if image_format != block.RawNode.driver:
         raise UsageError(f"{image}: writing images of format '{image_format}' is not supported")
     file = open_file(image, writable=True)
-    node = block.RawNode(file)
+    try:
+        file.locks.acquire(*locks.for_data(writable=True))
+        node = block.RawNode(file)
+    except BaseException:
+        file.close()
+        raise
     node.adopt(file)
     return node
 

@@ -51,13 +51,16 @@ class Journal:
         Args:
             before: the file at the beginning.
             at: how many operations happened.
-            choose: what drops some of those that no flush followed; None to keep all.
+            choose: what drops or tears some of those that no flush followed; None keeps all.
         """
         flushed = max((n + 1 for n in range(at) if self.operations[n][0] == "flush"), default=0)
         image = bytearray(before)
         for number, (what, offset, data) in enumerate(self.operations[:at]):
-            if number >= flushed and choose is not None and choose.random() < 0.5:
-                continue
+            if number >= flushed and choose is not None:
+                if choose.random() < 0.5:
+                    continue
+                if offset >= 512:  # a sector, such as the header's, is written wholly or not
+                    data = data[: choose.randint(0, 2 * len(data))]
             if what == "grow" and offset > len(image):
                 image.extend(bytes(offset - len(image)))
             elif what == "write":
@@ -112,7 +115,7 @@ def test_a_crash_leaves_each_bitmap_old_or_new_or_inconsistent(tmp_path, monkeyp
     seen: set[Any] = set()
     count = len(journal.operations)
     for at in range(count + 1):
-        for random_source in (None, choose, choose):
+        for random_source in (None, choose, choose, choose):
             image = journal.after_crash(before, at, random_source)
             if image in seen:
                 continue

@@ -162,3 +162,26 @@ def test_metadata_that_is_counted_as_free_is_never_given_away(tmp_path, what):
     file, allocator = opened(path)
     with file, pytest.raises(FormatError, match="counted as free"):
         allocator.allocate(1)
+
+
+def test_tables_at_the_same_place_are_refused(tmp_path):
+    path = tmp_path / "a.qcow2"
+    create(path)
+    with FileNode(path) as file:
+        header = read_header(file)
+    stored = bytearray(path.read_bytes())
+    stored[header.refcount_table_offset : header.refcount_table_offset + 8] = (
+        header.l1_table_offset.to_bytes(8, "big")
+    )
+    path.write_bytes(stored)
+    with FileNode(path, writable=True) as file, pytest.raises(FormatError, match="two tables"):
+        Allocator(file, read_header(file))
+    assert path.read_bytes() == stored
+
+
+def test_metadata_is_not_freed_for_whoever_claims_it(tmp_path):
+    path = tmp_path / "a.qcow2"
+    create(path)
+    file, allocator = opened(path)
+    with file, pytest.raises(FormatError, match="as if it were its own"):
+        allocator.free(read_header(file).l1_table_offset, 1)

@@ -170,3 +170,15 @@ def test_the_command_has_qemus_option(images):
             assert 'Failed to get shared "write" lock' in plain.stderr
             assert "Is another process using the image [top.qcow2]?" in plain.stderr
             subprocess.run([*command, *what, "-U", "top.qcow2"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--writable",)])
+def test_an_export_of_ours_holds_what_one_of_qemu_holds(images, options):
+    with held(images, "disk.raw", *(() if options else ("-r",))):
+        theirs = locked("disk.raw")
+    path = images / "ours.sock"
+    command = [sys.executable, "-m", "nbexport", "serve", "-f", "raw", "--socket", path]
+    with background(*command, *options, "disk.raw", ready=path, stdout=subprocess.DEVNULL):
+        assert locked("disk.raw") == theirs
+        done = run("qemu-img", "resize", "-f", "raw", "disk.raw", "2M", check=False)
+        assert 'Failed to get "resize" lock' in done.stderr

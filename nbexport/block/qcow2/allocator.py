@@ -49,6 +49,7 @@ class Allocator:
         header: its checked header.
 
     Raises:
+        FormatError: two tables are at the same place; writing one would destroy the other.
         OSError: the host cannot read.
 
     Source: qcow2 specification, "Host cluster management".
@@ -101,14 +102,19 @@ class Allocator:
         """Count ``count`` clusters from ``offset`` once less.
 
         Raises:
-            FormatError: one of them is not counted at all.
+            FormatError: one of them is not counted at all, or holds a table that the image needs.
             OSError: the host failed.
         """
         first = offset // self._size
-        self._change(first, count, -1)
         low, high = np.searchsorted(self._fixed, [first, first + count])
-        if low < high:  # a table that has moved
-            self._fixed = np.delete(self._fixed, np.arange(low, high))
+        if low < high:
+            at = int(self._fixed[low]) * self._size
+            raise FormatError(
+                f"something refers to the metadata at offset {at:#x} as if it were its own; the "
+                "image is corrupt, and is not written",
+                path=self._file.filename,
+            )
+        self._change(first, count, -1)
 
     def count_more(self, offset: int, count: int) -> None:
         """Count clusters that are in use once more: something else refers to them too.
@@ -193,7 +199,11 @@ class Allocator:
         return first
 
     def _metadata(self) -> NDArray[np.int64]:
-        """Return the clusters of all tables, sorted: they must never be given away."""
+        """Return the clusters of all tables, sorted: they must never be given away.
+
+        Raises:
+            FormatError: a cluster belongs to two of them.
+        """
         header = self._header
         ranges = [
             (0, 1),
@@ -201,8 +211,6 @@ class Allocator:
             (header.l1_table_offset, header.l1_size * layout.ENTRY_SIZE),
             (header.snapshots_offset, header.snapshots_length),
         ]
-        if header.bitmaps is not None:
-            ranges.append((header.bitmaps.directory_offset, header.bitmaps.directory_size))
         l1 = self._read_words(header.l1_table_offset, header.l1_size)
         l1 &= np.uint64(layout.L1_OFFSET_MASK)
         parts = [
@@ -214,7 +222,15 @@ class Allocator:
             (table[table != 0] // np.uint64(self._size)).astype(np.int64)
             for table in (self._table, l1)
         ]
-        return np.unique(np.concatenate(parts))
+        clusters = np.sort(np.concatenate(parts))
+        twice = np.flatnonzero(clusters[1:] == clusters[:-1])
+        if len(twice):
+            offset = int(clusters[twice[0]]) * self._size
+            raise FormatError(
+                f"two tables are at offset {offset:#x}; the image is corrupt, and is not written",
+                path=self._file.filename,
+            )
+        return clusters
 
     # Counts
 
@@ -350,7 +366,9 @@ class Allocator:
         self._file.flush()
         old = self._table_offset, len(self._table) // self._words
         self._table, self._table_offset = table, offset
-        self._fixed = np.union1d(self._fixed, np.arange(first, first + counted))
+        lost = np.arange(old[1]) + old[0] // self._size
+        taken = np.arange(first, first + counted)
+        self._fixed = np.union1d(np.setdiff1d(self._fixed, lost), taken)
         self.free(*old)
 
     # The file

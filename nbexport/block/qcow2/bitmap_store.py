@@ -11,6 +11,7 @@ stores them anew, beside the old ones, and then makes the header name the new di
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
@@ -314,7 +315,7 @@ class BitmapStore:
         old = self._node.header.bitmaps
         self._rewrite_header(place)
         if old is not None:
-            self._allocator.free(old.directory_offset, -(-old.directory_size // self._size))
+            self._free(old.directory_offset, -(-old.directory_size // self._size))
 
     def _rewrite_header(self, place: BitmapsExtension | None) -> None:
         bitmap_header.write_extension(self._file, self._node.header, place)
@@ -342,8 +343,12 @@ class BitmapStore:
                 starts = np.flatnonzero(np.diff(offsets, prepend=-self._size) != self._size)
                 ends = np.append(starts[1:], len(offsets))
                 for first, end in zip(starts.tolist(), ends.tolist(), strict=True):
-                    self._allocator.free(int(offsets[first]), end - first)
-            self._allocator.free(table.offset, -(-table.entries * layout.ENTRY_SIZE // self._size))
+                    self._free(int(offsets[first]), end - first)
+            self._free(table.offset, -(-table.entries * layout.ENTRY_SIZE // self._size))
+
+    def _free(self, offset: int, count: int) -> None:
+        with contextlib.suppress(FormatError):  # counts that are wrong: better a leak than more
+            self._allocator.free(offset, count)
 
 
 class InconsistentBitmapError(UsageError):
