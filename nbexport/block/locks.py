@@ -207,10 +207,19 @@ class FileLocks:
         Raises:
             OSError: the host failed.
         """
-        bytes_ = [HELD_BASE + bit for bit in _bits(self.held)]
-        bytes_ += [DENIED_BASE + bit for bit in _bits(self.denied)]
-        self.held = self.denied = NOTHING
-        for byte in bytes_:
+        self.keep(NOTHING, NOTHING)
+
+    def keep(self, held: Permission, denied: Permission) -> None:
+        """Give up all locks but those for these permissions.
+
+        Raises:
+            OSError: the host failed.
+        """
+        gone = [HELD_BASE + bit for bit in _bits(self.held & ~held)]
+        gone += [DENIED_BASE + bit for bit in _bits(self.denied & ~denied)]
+        self.held &= held
+        self.denied &= denied
+        for byte in gone:
             self._set(byte, fcntl.F_UNLCK)
 
     def _is_supported(self) -> bool:
