@@ -45,6 +45,14 @@ test: setup ## run every test: units, real peers, notebooks
 	$(BIN)/python -bb -m pytest -n 2 $(T)
 	$(BIN)/python -m pytest -c tests/notebooks/pytest.ini notebooks
 
+# Seconds for each of the protocol's engines.
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: setup ## look for bytes that break the NBD engines, FUZZ_SECONDS for each
+	for engine in handshake transmission client; do \
+	  $(BIN)/python tests/fuzz_nbd.py $$engine $(FUZZ_SECONDS) || exit 1; done
+
 .PHONY: lint
 lint: setup ## check style, types, layers, notebooks and generated files
 	$(BIN)/ruff format --check .

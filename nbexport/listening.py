@@ -51,8 +51,10 @@ class UnixListener:
             self.socket.bind(os.fspath(path))
             self._inode = self.path.lstat().st_ino
             self.socket.listen(backlog)
-        except BaseException:
+        except BaseException as error:
             self.socket.close()
+            if isinstance(error, OSError):
+                error.filename = os.fspath(path)  # the kernel tells the reason only
             raise
 
     def unlink(self) -> None:
@@ -100,8 +102,10 @@ def tcp_listeners(found: Iterable[tuple[Any, ...]], port: int, backlog: int) -> 
             have (IPv6, most often) is left out.
     """
     sockets: list[socket.socket] = []
+    where = ""
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
+            where = f"{address[0]}:{port}"
             sock = socket.socket(family, kind, protocol)
             sockets.append(sock)
             sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
@@ -117,5 +121,6 @@ def tcp_listeners(found: Iterable[tuple[Any, ...]], port: int, backlog: int) -> 
             return sockets
         for sock in sockets:
             sock.close()
+        error.filename = where  # the kernel tells the reason only
         raise
     return sockets

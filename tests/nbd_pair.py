@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from disks import raw_disk
 from nbd_talk import GO, READ, SET_META, STRUCTURED, Talk, info, queries, serving
 from peers import background, peer
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RAW = b"raw"
-RAW_SIZE = (40 << 20) + 512
 DISK = b""
 DISK_SIZE = 64 << 20
 BITMAPS = (b"qemu:dirty-bitmap:weekly", b"qemu:dirty-bitmap:daily")
@@ -24,12 +24,7 @@ BASE, DEPTH = b"base:allocation", b"qemu:allocation-depth"
 @contextlib.contextmanager
 def both(two_bitmaps: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """Serve a raw disk and the demonstration image twice; give the sockets of QEMU and of ours."""
-    raw = folder / "disk.raw"
-    with raw.open("wb") as file:
-        file.truncate(RAW_SIZE)
-        for offset, length in ((0, 4096), (1 << 20, 65536), (3 << 20, 1 << 20), (33 << 20, 4096)):
-            file.seek(offset)
-            file.write(bytes(range(256)) * (length // 256))
+    raw = raw_disk(folder / "disk.raw")
     with _theirs(raw, two_bitmaps, folder / "t"), _ours(raw, two_bitmaps, folder / "o"):
         yield str(folder / "t"), str(folder / "o")
 

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 TIME_LIMIT = 60.0
 PACKAGES = {
     "chromium": "chromium",
+    "nbd-client": "nbd-client",
     "nbdcopy": "libnbd-bin",
     "nbdinfo": "libnbd-bin",
     "nbdkit": "nbdkit",
+    "nbdsh": "python3-libnbd",
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
     "qemu-nbd": "qemu-utils",

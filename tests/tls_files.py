@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,8 +18,13 @@ class Folders(NamedTuple):
     stranger: Path
 
 
-def make(folder: Path) -> Folders:
-    """Make an authority, its server and two clients, and a client of another authority."""
+def make(folder: Path, *, revoked: str | None = None) -> Folders:
+    """Make an authority, its server and two clients, and a client of another authority.
+
+    Args:
+        folder: where.
+        revoked: the client whose certificate the authority has taken back, if any.
+    """
     import trustme
 
     ours, foreign = trustme.CA(key_type=trustme.KeyType.ECDSA), trustme.CA()
@@ -39,7 +45,24 @@ def make(folder: Path) -> Folders:
             organization_unit_name="Tests",
         )
         _write(path, ours, certificate, "client")
+    if revoked is not None:
+        _revoke(folders.server / "ca-crl.pem", ours, getattr(folders, revoked))
     return folders
+
+
+def _revoke(path: Path, authority: Any, client: Path) -> None:
+    """Write an authority's list of revoked certificates, with the client's in it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    taken = x509.load_pem_x509_certificate((client / "client-cert.pem").read_bytes())
+    key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    own = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    one = x509.RevokedCertificateBuilder(taken.serial_number, yesterday).build()
+    tomorrow = yesterday + timedelta(days=2)
+    made = x509.CertificateRevocationListBuilder(own.subject, yesterday, tomorrow, [], [one])
+    path.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
 def _write(folder, authority, certificate, role) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,6 +163,11 @@ class _Bench:
         everything = Comparison("map, 4 contexts", "the whole disk in all contexts", target=20)
         allocation = Comparison("map, base:allocation", "the whole disk in base:allocation")
         bitmap = Comparison("map, one bitmap", "the whole disk in one dirty bitmap", target=2)
+        wide = Comparison(
+            "map, one bitmap, 64-bit",
+            "the same, in few requests where the server has extended headers",
+            target=2,
+        )
         memory = Comparison("peak memory", "of the server, after these maps", "B")
         found: dict[str, dict[str, object]] = {}
 
@@ -188,7 +193,8 @@ class _Bench:
             self._measure(allocation, disk, partial(scan, contexts=[BASE_ALLOCATION]))
             self._measure(bitmap, disk, partial(scan, contexts=one))
             self._measure(memory, disk, size)
-        return [everything, allocation, bitmap, memory]
+            self._measure(wide, replace(disk, extended=True), partial(scan, contexts=one))
+        return [everything, allocation, bitmap, memory, wide]
 
     def _status(self) -> list[Comparison]:
         what = f"random block status of 64 KiB in 4 contexts, {DEPTH} in flight"
@@ -256,7 +262,7 @@ def _mapped(server: Server) -> float:
 
 
 def _pumped(server: Server, made: list[bytes], contexts: list[str] | None) -> float:
-    client = Client.connect(server.uri, contexts=contexts)
+    client = Client.connect(server.uri, contexts=contexts, extended=False)
     begin = time.perf_counter()
     pump(client, made, DEPTH)
     return time.perf_counter() - begin

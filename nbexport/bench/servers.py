@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from nbexport.errors import PeerError
+from nbexport.nbd import QEMU_8_2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +33,13 @@ class Disk:
         path: the image.
         format: ``qcow2`` or ``raw``.
         bitmaps: the bitmaps to offer; with any, the allocation depth is offered too.
+        extended: let this package's server offer extended headers; peers do what they can.
     """
 
     path: Path
     format: str
     bitmaps: tuple[str, ...] = ()
+    extended: bool = False
 
 
 def available(peers: Sequence[str] = PEERS) -> list[str]:
@@ -54,7 +57,8 @@ def _command(server: str, disk: Disk, path: str) -> list[str]:
     depth = ["-A"] if disk.bitmaps else []
     if server == OURS:
         words = [sys.executable, "-m", "nbexport", "serve", "-f", disk.format, "-k", path]
-        return [*words, *depth, *bitmaps, str(disk.path)]
+        profile = ["--profile", QEMU_8_2.name] if disk.extended else []
+        return [*words, *profile, *depth, *bitmaps, str(disk.path)]
     if server == "qemu-nbd":
         words = ["qemu-nbd", "-r", "-t", "-e", "0", "-f", disk.format, "-k", path]
         return [*words, *depth, *bitmaps, str(disk.path)]

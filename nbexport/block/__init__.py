@@ -18,6 +18,7 @@ from nbexport.block.qcow2 import FROM_HEADER, Qcow2Node
 from nbexport.block.qcow2.bitmap_store import BitmapStore, InconsistentBitmapError
 from nbexport.block.qcow2.check import CheckResult
 from nbexport.block.raw import RawNode
+from nbexport.block.writing import open_writable
 
 __all__ = [
     "FROM_HEADER",
@@ -40,4 +41,5 @@ __all__ = [
     "image_info",
     "image_map",
     "open_image",
+    "open_writable",
 ]

@@ -59,7 +59,9 @@ def edit_bitmaps(
             raise unsupported_driver(driver, name)
         file.locks.acquire(*locks.for_format(writable=True))
         with Qcow2Node(file, backing=None) as node:
-            store = _store(node, file)
+            if node.data_file is not None:
+                node.data_file.locks.acquire(*locks.for_data_file(writable=False))
+            _, store = begin(node, file)
             try:
                 yield store
             finally:
@@ -112,7 +114,13 @@ class NoBitmaps:
         self.find(name)
 
 
-def _store(node: Qcow2Node, file: FileNode) -> BitmapStore:
+def begin(node: Qcow2Node, file: FileNode) -> tuple[Allocator, BitmapStore]:
+    """Begin to change an image that is open for writing.
+
+    Raises:
+        FormatError: it is damaged, was not closed cleanly, or has no room.
+        OSError: the host failed.
+    """
     features = node.header.incompatible_features
     if features & 1 << layout.INCOMPATIBLE_CORRUPT:
         raise FormatError("qcow2: Image is corrupt; cannot be opened read/write")
@@ -122,6 +130,5 @@ def _store(node: Qcow2Node, file: FileNode) -> BitmapStore:
             "'qemu-img check -r all' does",
             path=node.filename,
         )
-    if node.data_file is not None:
-        node.data_file.locks.acquire(*locks.for_data_file(writable=False))
-    return BitmapStore(node, Allocator(file, node.header))
+    allocator = Allocator(file, node.header)
+    return allocator, BitmapStore(node, allocator)

@@ -301,3 +301,21 @@ def _fallocate(fd: int, mode: int, offset: int, length: int) -> None:
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
+
+
+def punch_hole(fd: int, offset: int, length: int) -> bool:
+    """Let a range of a file read as zeroes and give its storage back; the file keeps its length.
+
+    Returns:
+        Whether that was done; False where the host has no such operation.
+
+    Raises:
+        OSError: the host failed.
+    """
+    try:
+        _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length)
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED or error.errno == errno.EINVAL:
+            return False
+        raise
+    return True

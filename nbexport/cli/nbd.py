@@ -1,26 +1,20 @@
-"""``nbexport serve`` and ``nbexport map``."""
+"""``nbexport serve``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nbexport import block, nbd
+from nbexport import block, heap, nbd
 from nbexport.block import locks
-from nbexport.block.file import open_file
 from nbexport.cli.serving import Listening, serve
 from nbexport.errors import UsageError
-from nbexport.nbd.meanings import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from nbexport.bits import Extents
     from nbexport.block import BlockNode
     from nbexport.nbd.tls import Tls
 
@@ -149,6 +143,7 @@ def serve_command(
     on 127.0.0.1:10809, or on the sockets that a service manager hands over, whose URIs are not
     printed.
     """  # noqa: D301 - click wants the \b itself
+    heap.share()
     listening = Listening.choose(socket, bind, port, fd)
     tls = _tls(tls_creds, tls_mode, tls_authz, verify_peer=tls_verify_peer)
     with contextlib.closing(_open(image, image_format, writable=writable)) as node:
@@ -176,10 +171,10 @@ def serve_command(
 
 
 def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
-    """Open the image; one to be written must say that it is raw, the only format that can be.
+    """Open the image; of one to be written the format must be given.
 
     Raises:
-        UsageError: the format is not, or a guess.
+        UsageError: it is not.
         ImageLockedError: another process uses the image.
     """
     if not writable:
@@ -189,17 +184,7 @@ def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
             f"{image}: --writable needs --format: a client could write what makes a raw image "
             "look like another format"
         )
-    if image_format != block.RawNode.driver:
-        raise UsageError(f"{image}: writing images of format '{image_format}' is not supported")
-    file = open_file(image, writable=True)
-    try:
-        file.locks.acquire(*locks.for_data(writable=True))
-        node = block.RawNode(file)
-    except BaseException:
-        file.close()
-        raise
-    node.adopt(file)
-    return node
+    return block.open_writable(image, image_format)
 
 
 def _tls(
@@ -242,67 +227,3 @@ def _extents_of(node: BlockNode, name: str) -> nbd.ExtentsProvider:
         raise UsageError(f"{owner.filename}: Bitmap '{name}' is inconsistent and cannot be used")
     bitmap = stored.bitmap
     return lambda: bitmap
-
-
-@click.command("map")
-@click.argument("uri")
-@click.option(
-    "-c",
-    "--context",
-    "contexts",
-    multiple=True,
-    metavar="NAME",
-    help="Print this metadata context; may be repeated.  [default: every one the server offers]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the server may stay silent.",
-)
-def map_command(*, uri: str, contexts: tuple[str, ...], as_json: bool, timeout: float) -> None:
-    """Print the extents of the export at URI, for every metadata context at once.
-
-    \b
-      nbexport map 'nbd+unix:///?socket=/tmp/nbd.sock'
-      nbexport map nbd://localhost/disk --context qemu:dirty-bitmap:b0
-      nbexport map nbd://localhost/disk --json
-
-    A line is offset, length, flags, and the word for the flags, as nbdinfo prints it; a line with
-    the context's name stands before its extents. The JSON object has the members uri, size and
-    contexts; each context is a list of objects with offset, length, type and description.
-    """  # noqa: D301 - click wants the \b itself
-    chosen: Sequence[str] | None = contexts or None
-    with nbd.Client.connect(uri, contexts=chosen, timeout=timeout) as client:
-        missing = [name for name in contexts if name not in client.contexts]
-        if missing:
-            offered = ", ".join(client.server_contexts) or "none"
-            raise UsageError(f"{uri}: no metadata context '{missing[0]}' (offered: {offered})")
-        maps = client.map()
-        size = client.export_size
-    if as_json:
-        click.echo(json.dumps({"uri": uri, "size": size, "contexts": _as_json(maps)}))
-        return
-    for name, extents in maps.items():
-        click.echo(name)
-        for offset, length, flags in extents:
-            word = describe(name, flags)
-            click.echo(f"{offset:10d}  {length:10d}  {flags:3d}{f'  {word}' if word else ''}")
-
-
-def _as_json(maps: dict[str, Extents]) -> dict[str, list[dict[str, object]]]:
-    return {
-        name: [
-            {
-                "offset": offset,
-                "length": length,
-                "type": flags,
-                **({"description": word} if (word := describe(name, flags)) else {}),
-            }
-            for offset, length, flags in extents
-        ]
-        for name, extents in maps.items()
-    }

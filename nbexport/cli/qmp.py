@@ -29,8 +29,8 @@ def _host_port(
     "--release",
     default="7.2",
     show_default=True,
-    help="The QEMU release to behave as: 5.2, 7.2, or a stable one such as 7.2.14. A bare 7.2 is "
-    "the newest of its branch.",
+    help="The QEMU release to behave as, from 2.12 to 11.0, or a stable one such as 7.2.14. A bare "
+    "7.2 is the newest of its branch.",
 )
 @click.option("-s", "--socket", metavar="PATH", help="Listen on a unix socket.")
 @click.option("--tcp", metavar="HOST:PORT", callback=_host_port, help="Listen on TCP.")

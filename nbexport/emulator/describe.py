@@ -1,4 +1,7 @@
-"""How a node is described to clients: the members of ``BlockDeviceInfo`` and ``ImageInfo``."""
+"""How a node is described to clients: the members of ``BlockDeviceInfo`` and ``ImageInfo``.
+
+All members that any release has are told; the dispatcher leaves out those that a schema lacks.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from nbexport.qmp.jsontext import encode
 
 if TYPE_CHECKING:
     from nbexport.emulator.graph import DirtyBitmap, Node
-    from nbexport.emulator.release import Release
 
 # Feature bits of a qcow2 header (qcow2 specification, "Feature bits").
 _DIRTY, _CORRUPT, _LAZY_REFCOUNTS = 1, 2, 1
@@ -51,7 +53,7 @@ def _backing_overridden(node: Node) -> bool:
     return stored != actual
 
 
-def bitmap_info(bitmap: DirtyBitmap, release: Release) -> dict[str, Any]:
+def bitmap_info(bitmap: DirtyBitmap) -> dict[str, Any]:
     """Return a bitmap's ``BlockDirtyInfo``."""
     info: dict[str, Any] = {
         "name": bitmap.name,
@@ -60,11 +62,10 @@ def bitmap_info(bitmap: DirtyBitmap, release: Release) -> dict[str, Any]:
         "recording": bitmap.enabled,
         "busy": bitmap.busy,
         "persistent": bitmap.persistent,
+        "status": _status(bitmap),
     }
     if bitmap.inconsistent:
         info["inconsistent"] = True
-    if release.lists_bitmap_status:
-        info["status"] = _status(bitmap)
     return info
 
 
@@ -130,8 +131,14 @@ def _qcow2_info(disk: block.Qcow2Node) -> dict[str, Any]:
     return info
 
 
-def node_info(node: Node, release: Release, *, flat: bool) -> dict[str, Any]:
-    """Return a node's ``BlockDeviceInfo``."""
+def _children(node: Node) -> list[dict[str, str]]:
+    """Return a node's ``BlockdevChild`` entries, the one that was attached last first."""
+    found = [("backing", node.backing), ("file", node.file)]
+    return [{"child": role, "node-name": child.name} for role, child in found if child is not None]
+
+
+def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
+    """Return a node's ``BlockDeviceInfo``, with the members of every release."""
     cache = node.options.get("cache", {})
     depth = 0 if flat else len(list(node.chain())) - 1
     info: dict[str, Any] = {
@@ -139,7 +146,10 @@ def node_info(node: Node, release: Release, *, flat: bool) -> dict[str, Any]:
         "drv": node.block.driver,
         "file": filename(node),
         "ro": node.read_only,
+        "active": True,
+        "children": _children(node),
         "encrypted": False,
+        "encryption_key_missing": False,
         "detect_zeroes": node.options.get("detect-zeroes", "off"),
         "write_threshold": 0,
         "image": image_info(node, flat=flat),
@@ -154,7 +164,5 @@ def node_info(node: Node, release: Release, *, flat: bool) -> dict[str, Any]:
     if node.backing is not None:
         info["backing_file"] = filename(node.backing)
     if node.bitmaps:
-        info["dirty-bitmaps"] = [bitmap_info(b, release) for b in reversed(node.bitmaps)]
-    if release.lists_missing_key:
-        info["encryption_key_missing"] = False
+        info["dirty-bitmaps"] = [bitmap_info(b) for b in reversed(node.bitmaps)]
     return info

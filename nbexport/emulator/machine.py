@@ -119,7 +119,8 @@ class Machine:
         del self.graph.exports[export.id]
         for bitmap in export.bitmaps:
             bitmap.busy = False
-        self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
+        if self.release.exports_have_ids:
+            self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
 
     def request_quit(self) -> None:
         """Ask the process to end once the reply is sent."""

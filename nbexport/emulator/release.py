@@ -8,20 +8,33 @@ names the first release for which it holds. Stable releases count: a fix that wa
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nbexport.errors import UsageError
+from nbexport.nbd import QEMU_7_2, QEMU_8_2, Profile, wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Version = tuple[int, int, int]
 
-# The last stable release of each branch that had any; a bare "7.2" means the newest of its branch.
-_NEWEST_STABLE: Mapping[tuple[int, int], int] = {(5, 2): 0, (7, 2): 22}
+# The newest stable release of each branch, which a bare "7.2" means.
+_NEWEST_STABLE: Mapping[tuple[int, int], int] = {
+    (2, 12): 1, (3, 0): 1, (3, 1): 1, (4, 0): 1, (4, 1): 1, (4, 2): 1, (5, 0): 1, (5, 1): 0,
+    (5, 2): 0, (6, 0): 1, (6, 1): 1, (6, 2): 0, (7, 0): 0, (7, 1): 0, (7, 2): 22, (8, 0): 5,
+    (8, 1): 5, (8, 2): 10, (9, 0): 4, (9, 1): 3, (9, 2): 4, (10, 0): 13, (10, 1): 5, (10, 2): 2,
+    (11, 0): 3,
+}  # fmt: skip
+# Branches that may have got more since this was written.
+_STILL_KEPT = frozenset({(10, 0), (10, 1), (10, 2), (11, 0)})
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?\Z")
+
+
+def known_releases() -> list[str]:
+    """Return the branches that can be emulated, oldest first."""
+    return [f"{major}.{minor}" for major, minor in sorted(_NEWEST_STABLE)]
 
 
 @dataclass(frozen=True, order=True)
@@ -44,11 +57,10 @@ class Release:
         found = _VERSION.match(text)
         branch = (int(found[1]), int(found[2])) if found else (0, 0)
         if found is None or branch not in _NEWEST_STABLE:
-            known = ", ".join(f"{major}.{minor}" for major, minor in sorted(_NEWEST_STABLE))
-            raise UsageError(f"unknown release '{text}' (known: {known})")
+            raise UsageError(f"unknown release '{text}' (known: {', '.join(known_releases())})")
         newest = _NEWEST_STABLE[branch]
         micro = int(found[3]) if found[3] is not None else newest
-        if micro > newest:
+        if micro > newest and branch not in _STILL_KEPT:
             raise UsageError(
                 f"unknown release '{text}' (its branch ends with {found[1]}.{found[2]}.{newest})"
             )
@@ -102,11 +114,50 @@ class Release:
         return self._has((7, 1, 0))
 
     @property
-    def lists_bitmap_status(self) -> bool:
-        """Whether a bitmap's description has the deprecated member ``status``."""
-        return not self._has((6, 0, 0))
+    def merges_one_by_one(self) -> bool:
+        """Whether bitmaps are merged into the target itself, checked for each, and sizes told.
+
+        Before, they were merged beside it, and the target was looked at in the end.
+        """
+        return self._has((7, 0, 0))
 
     @property
-    def lists_missing_key(self) -> bool:
-        """Whether a node's description has the deprecated ``encryption_key_missing``."""
-        return not self._has((6, 0, 0))
+    def checks_grouping_first(self) -> bool:
+        """Whether a transaction refuses a completion mode before its first action."""
+        return self._has((8, 1, 0))
+
+    # Before block-export-add, exports were the NBD server's alone.
+
+    @property
+    def exports_have_ids(self) -> bool:
+        """Whether exports are found by an id of the monitor's, and their end is an event."""
+        return self._has((5, 2, 0))
+
+    @property
+    def first_bitmap_id(self) -> int:
+        """The number of the metadata context of an export's first bitmap."""
+        return 2 if self._has((5, 2, 0)) else 1
+
+    @property
+    def checks_name_length(self) -> bool:
+        """Whether a name that the protocol does not allow is refused when the export is added."""
+        return self._has((4, 2, 0))
+
+    @property
+    def stop_needs_server(self) -> bool:
+        """Whether stopping no NBD server is an error."""
+        return self._has((4, 0, 0))
+
+    @property
+    def shares_readonly(self) -> bool:
+        """Whether a read-only export offers several connections at all."""
+        return self._has((4, 2, 0))
+
+    @property
+    def nbd_profile(self) -> Profile:
+        """How the NBD server behaves."""
+        if self._has((8, 2, 0)):
+            return QEMU_8_2
+        unknown = 0 if self._has((4, 2, 0)) else wire.SEND_FAST_ZERO
+        unknown |= 0 if self._has((3, 0, 0)) else wire.SEND_CACHE
+        return replace(QEMU_7_2, unknown_flags=unknown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbexport.nbd.client import BlockSize, Client, ExportInfo, list_exports
+from nbexport.nbd.client import Client
 from nbexport.nbd.contexts import (
     ALLOCATION_DEPTH,
     BASE_ALLOCATION,
@@ -10,6 +10,7 @@ from nbexport.nbd.contexts import (
     dirty_bitmap_name,
 )
 from nbexport.nbd.export import Export, ExtentsProvider, WritableDisk, from_node
+from nbexport.nbd.handshake import BlockSize, ExportInfo, list_exports
 from nbexport.nbd.negotiation import Choice, ServerNegotiation, TlsMode
 from nbexport.nbd.profile import PROFILES, QEMU_7_2, QEMU_8_2, SPEC, Profile, find_profile
 from nbexport.nbd.server import NbdServer

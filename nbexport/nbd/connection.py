@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nbexport.nbd.tls import Tls
 
 _log = logging.getLogger(__name__)
+_STATUS = wire.CMD_BLOCK_STATUS
 
 REQUESTS_MAX = 64
 """Requests of one connection under way; then it is not read from."""
@@ -41,6 +42,8 @@ THREADS_PER_CLIENT = 4
 """Requests of one connection at the disk at a time."""
 STALL_SECONDS = 0.002
 """How long a queue may stand still until another thread helps."""
+THINKING_SECONDS = 0.05
+"""The same where a block status is next, which seldom waits for a disk."""
 BIG_REQUEST = 128 * KiB
 """From here on it is the disk that takes the time, and threads work side by side."""
 BATCH_BYTES = 256 * KiB
@@ -286,14 +289,21 @@ class Transmission:
     # Threads
 
     def _start_threads(self) -> None:
-        if not self._queue:
+        queued = list(self._queue)  # in one step: threads take from it
+        if not queued:
             return
-        big = any(size >= BIG_REQUEST for _, size in self._queue)
-        wanted = min(len(self._queue), THREADS_PER_CLIENT) if big else 1
+        big = any(size >= BIG_REQUEST for request, size in queued if request.command != _STATUS)
+        wanted = min(len(queued), THREADS_PER_CLIENT) if big else 1
         while self._threads < wanted:
             self._start_thread()
         if self._watch is None:
-            self._watch = self._loop.call_later(STALL_SECONDS, self._look, self._done)
+            self._watch_queue(queued[0][0])
+
+    def _watch_queue(self, following: Request) -> None:
+        # Maps are made by computing: more threads only take turns.
+        thinking = following.command == _STATUS
+        after = THINKING_SECONDS if thinking else STALL_SECONDS
+        self._watch = self._loop.call_later(after, self._look, self._done)
 
     def _start_joining(self) -> None:
         choice = self._engine.choice
@@ -312,11 +322,12 @@ class Transmission:
         self._watch = None
         if self._outbox:
             self._ready.set()
-        if not self._queue or self._is_over:
+        queued = list(self._queue)
+        if not queued or self._is_over:
             return
         if self._done == done and self._threads < THREADS_PER_CLIENT:
             self._start_thread()
-        self._watch = self._loop.call_later(STALL_SECONDS, self._look, self._done)
+        self._watch_queue(queued[0][0])
 
     def _work(self) -> None:
         """Answer requests until there are no more; runs in a thread."""

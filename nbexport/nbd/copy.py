@@ -5,6 +5,7 @@ What is read is asked for ahead; chunks go to the file as they come.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbexport.block.file import punch_hole
 from nbexport.errors import NbexportError, SourceError, UsageError
 from nbexport.nbd.client import Client
 from nbexport.nbd.contexts import BASE_ALLOCATION, dirty_bitmap_name
+from nbexport.nbd.handshake import DEFAULT_TIMEOUT_S
 from nbexport.units import KiB, MiB, align_down
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ READ_SIZE = MiB
 """Bytes of one read: few enough that progress moves, many enough that replies cost little."""
 _ZEROES = bytes(256 * KiB)
 _SPARSE = 4 * KiB
-"""Zeroes of this many bytes, aligned, are left out of a new file, as nbdcopy and qemu-img do."""
+"""Zeroes of this many bytes, aligned, become holes of the file, as with nbdcopy and qemu-img."""
 _HALF_DONE = "the copy is neither the old nor the new state; repeat it"
 _STATE_ZERO = 2
 
@@ -54,6 +57,7 @@ def copy(
     *,
     bitmap: str | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
+    timeout: float = DEFAULT_TIMEOUT_S,
 ) -> Copied:
     """Copy an export to a file.
 
@@ -68,6 +72,7 @@ def copy(
         target: the file.
         bitmap: name of a dirty bitmap of the export.
         progress: told the bytes that are done and that are to be done.
+        timeout: how long the server may stay silent, in seconds.
 
     Raises:
         UsageError: the export has no such bitmap, the file is of another size, or what is there is
@@ -82,7 +87,7 @@ def copy(
     wanted = [BASE_ALLOCATION]
     if bitmap is not None:
         wanted.append(dirty_bitmap_name(bitmap))
-    with Client.connect(uri, contexts=wanted) as client:
+    with Client.connect(uri, contexts=wanted, timeout=timeout) as client:
         maps = client.map() if client.contexts else {}
         if bitmap is not None and wanted[1] not in maps:
             offered = ", ".join(client.server_contexts) or "none"
@@ -158,7 +163,7 @@ class _Work:
         Args:
             file: its descriptor.
             ranges: offsets and lengths, in order.
-            zeroes: whether what reads as zeroes has to be written.
+            zeroes: whether what reads as zeroes may be something else in the file.
         """
         total = sum(length for _, length in ranges)
         done = transferred = 0
@@ -166,15 +171,22 @@ class _Work:
         def data(offset: int, buffer: memoryview) -> None:
             nonlocal transferred
             transferred += len(buffer)
-            for at, part in [(offset, buffer)] if zeroes else _without_zeroes(offset, buffer):
+            for at, part, used in _split(offset, buffer):
+                if not used:
+                    hole(at, len(part))
+                    continue
                 while part:
                     self._changed = True
                     count = os.pwrite(file, part, at)
                     part, at = part[count:], at + count
 
         def hole(offset: int, length: int) -> None:
-            while zeroes and length:
-                self._changed = True
+            if not zeroes or not length:
+                return
+            self._changed = True
+            if punch_hole(file, offset, length):
+                return
+            while length:
                 count = os.pwrite(file, _ZEROES[:length], offset)
                 offset, length = offset + count, length - count
 
@@ -209,17 +221,19 @@ class _Work:
                     yield start, min(self._read_size, at + size - start)
 
 
-def _without_zeroes(offset: int, buffer: memoryview) -> list[tuple[int, memoryview]]:
-    """Return the parts of a buffer that a new, sparse file needs, with their offsets.
+def _split(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview, bool]]:
+    """Give the parts of a buffer, with their offsets, and whether there is anything but zeroes.
 
-    What is not a whole block of `_SPARSE` bytes is always one of them.
+    What is not a whole block of `_SPARSE` bytes always counts as something.
     """
     blocks = len(buffer) // _SPARSE
     if offset % _SPARSE or not blocks:
-        return [(offset, buffer)]
+        yield offset, buffer, True
+        return
     words = np.frombuffer(buffer[: blocks * _SPARSE], dtype=np.uint64)
-    used = np.zeros(blocks + 3, dtype=np.int8)  # an unused block on either side of all
-    used[1 : blocks + 1] = words.reshape(blocks, -1).any(axis=1)
-    used[blocks + 1] = len(buffer) % _SPARSE != 0
-    edges = np.flatnonzero(np.diff(used)).reshape(-1, 2) * _SPARSE
-    return [(offset + start, buffer[start:end]) for start, end in edges.tolist()]
+    used = np.ones(-(-len(buffer) // _SPARSE), dtype=bool)
+    used[:blocks] = words.reshape(blocks, -1).any(axis=1)
+    edges = [0, *(np.flatnonzero(np.diff(used)) + 1).tolist(), len(used)]
+    for first, last in itertools.pairwise(edges):
+        start, end = first * _SPARSE, min(last * _SPARSE, len(buffer))
+        yield offset + start, buffer[start:end], bool(used[first])

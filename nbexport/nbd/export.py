@@ -127,6 +127,7 @@ def from_node(
     description: str | None = None,
     allocation_depth: bool = False,
     bitmaps: Sequence[tuple[str, ExtentsProvider]] = (),
+    first_bitmap_id: int = FIRST_BITMAP_ID,
     multi_conn: bool = True,
     writable: bool = False,
     unmap: bool = False,
@@ -143,6 +144,7 @@ def from_node(
         description: shown beside the name.
         allocation_depth: whether to offer qemu:allocation-depth.
         bitmaps: names, and what gives them as they are now.
+        first_bitmap_id: the number of the first bitmap's context.
         multi_conn: whether to promise that several connections see the same disk.
         writable: whether clients may write.
         unmap: whether trimming and zeroing may give storage back; otherwise a trim does nothing,
@@ -158,7 +160,7 @@ def from_node(
     contexts = [MetaContext(BASE_ALLOCATION, BASE_ALLOCATION_ID, node.allocation, version)]
     if allocation_depth:
         contexts.append(MetaContext(ALLOCATION_DEPTH, ALLOCATION_DEPTH_ID, node.depth, version))
-    for number, (bitmap, provider) in enumerate(bitmaps, FIRST_BITMAP_ID):
+    for number, (bitmap, provider) in enumerate(bitmaps, first_bitmap_id):
         extents, source = _ranged(provider), _source(provider)
         contexts.append(MetaContext(dirty_bitmap_name(bitmap), number, extents, source=source))
     return Export(

@@ -24,6 +24,8 @@ REPLIES_MAX = 1 << 17
 """Replies to one option, one for each export or context: twice the bitmaps of a qcow2 image."""
 INPUT_SIZE = 256 * KiB
 """Bytes that are taken at once where less was asked for."""
+PROGRESS_SIZE = MiB
+"""What a server has to send, or else finish a reply, within the time that it may stay silent."""
 CHUNK_MAX = 64 * MiB
 """Longest chunk that is taken: twice what this client asks for in one read."""
 
@@ -46,20 +48,22 @@ class OptionReply(NamedTuple):
         return text or wire.REPLY_NAMES.get(self.kind, f"error {self.kind:#x}")
 
 
-class Chunk(NamedTuple):
-    """One chunk of a structured reply.
+class Head(NamedTuple):
+    """What stands before the payload of a chunk; a simple reply counts as a chunk that is all.
 
     Attributes:
-        done: whether it is the last.
+        done: whether it is the last chunk of its reply.
         kind: its type.
         cookie: which request it answers.
-        payload: its data.
+        length: bytes of the payload, which `Link.receive` takes next.
+        error: error value of a simple reply; None if it is none.
     """
 
     done: bool
     kind: int
     cookie: int
-    payload: bytes
+    length: int
+    error: int | None = None
 
 
 class Link:
@@ -67,10 +71,14 @@ class Link:
 
     Args:
         uri: where to connect.
-        timeout: how long the server may stay silent, in seconds.
+        timeout: how long the server may stay silent, in seconds. An option's replies may take as
+            long altogether, and a request's reply as long for each started `PROGRESS_SIZE`: a
+            server that sends a byte now and then is given up.
 
     Attributes:
         without_zeroes: whether no padding follows the answer to the export's name.
+        structured: whether replies may come in chunks.
+        extended: whether requests and replies have extended headers.
 
     Raises:
         PeerError: nobody listens there.
@@ -80,8 +88,11 @@ class Link:
     def __init__(self, uri: NbdUri, timeout: float) -> None:
         self.uri = uri
         self.without_zeroes = False
+        self.structured = self.extended = False
+        self._timeout = timeout
+        self.progress()
         # What came with the bytes that were asked for: small answers take no system call each.
-        self._input = bytearray(INPUT_SIZE)
+        self._view = memoryview(bytearray(INPUT_SIZE))
         self._taken = self._filled = 0
         try:
             self._socket = _connect(uri, timeout)
@@ -139,15 +150,34 @@ class Link:
         except OSError as error:
             raise self.fail(_reason(error)) from error
 
+    def progress(self) -> None:
+        """Give the server its whole time again: something was finished, or is asked for."""
+        self._deadline = time.monotonic() + self._timeout
+        self._credit = PROGRESS_SIZE
+
     def receive(self, length: int) -> bytes:
         """Return the next bytes.
 
         Raises:
-            PeerError: the server closed the connection, or stayed silent too long.
+            PeerError: the server closed the connection, stayed silent too long, or is too slow.
         """
+        end = self._taken + length
+        if end <= self._filled:
+            self._taken, begin = end, self._taken
+            return bytes(self._view[begin:end])
         buffer = bytearray(length)
         self.receive_into(memoryview(buffer))
         return bytes(buffer)
+
+    def receive_view(self, length: int) -> memoryview:
+        """Return the next bytes, of use until the next are taken; raises what `receive` raises."""
+        end = self._taken + length
+        if end <= self._filled:
+            self._taken, begin = end, self._taken
+            return self._view[begin:end]
+        buffer = memoryview(bytearray(length))
+        self.receive_into(buffer)
+        return buffer
 
     def receive_into(self, buffer: memoryview) -> None:
         """Fill a buffer; raises what `receive` raises."""
@@ -156,23 +186,29 @@ class Link:
             ready = min(self._filled - self._taken, len(buffer) - done)
             if ready:
                 end = self._taken + ready
-                buffer[done : done + ready] = memoryview(self._input)[self._taken : end]
+                buffer[done : done + ready] = self._view[self._taken : end]
                 self._taken = end
                 done += ready
             elif len(buffer) - done >= INPUT_SIZE:
                 done += self._receive_some(buffer[done:])
             else:
-                self._filled = self._receive_some(memoryview(self._input))
+                self._filled = self._receive_some(self._view)
                 self._taken = 0
 
     def _receive_some(self, buffer: memoryview) -> int:
         """Take what has come, at least one byte; return how much."""
+        if time.monotonic() > self._deadline:
+            raise self.fail("the server takes too long")
         try:
             count = self._socket.recv_into(buffer)
         except OSError as error:
             raise self.fail(_reason(error)) from error
         if not count:
             raise self.fail("the server closed the connection")
+        self._credit -= count
+        if self._credit <= 0:
+            self._credit += PROGRESS_SIZE * (1 - self._credit // PROGRESS_SIZE)
+            self._deadline = time.monotonic() + self._timeout
         return count
 
     def wait_for_end(self, seconds: float) -> None:
@@ -193,6 +229,7 @@ class Link:
 
     def option(self, option: int, data: bytes = b"") -> Iterator[OptionReply]:
         """Send an option and yield its replies; the last is an ACK or an error."""
+        self.progress()
         self.send(wire.pack_option(option, data))
         for _ in range(REPLIES_MAX):
             magic, echo, kind, length = wire.OPTION_REPLY.unpack(
@@ -208,40 +245,52 @@ class Link:
                 return
         raise self.fail(f"endless replies to option '{wire.option_name(option)}'")
 
-    def simple_reply(self, cookie: int) -> int:
-        """Take a simple reply's header and return its error value."""
-        magic, error, echo = wire.SIMPLE_REPLY.unpack(self.receive(wire.SIMPLE_REPLY.size))
-        if magic != wire.SIMPLE_REPLY_MAGIC or echo != cookie:
-            raise self.fail("a reply to no request of ours")
-        return int(error)
+    def pack_request(
+        self, command: int, cookie: int, offset: int, length: int, flags: int
+    ) -> bytes:
+        """Return the header of a request in the form that was agreed."""
+        if not self.extended:
+            return wire.pack_request(command, cookie, offset, length, flags)
+        magic = wire.EXTENDED_REQUEST_MAGIC
+        return wire.EXTENDED_REQUEST.pack(magic, flags, command, cookie, offset, length)
 
-    def chunk(self) -> Chunk:
-        """Take the next chunk; a simple reply, which stands for success, counts as one."""
-        head = self.receive(wire.SIMPLE_REPLY.size)
-        magic, error, cookie = wire.SIMPLE_REPLY.unpack(head)
-        if magic == wire.SIMPLE_REPLY_MAGIC:
-            payload = wire.ERROR.pack(error, 0) if error else b""
-            return Chunk(
-                done=True,
-                kind=wire.CHUNK_ERROR if error else wire.CHUNK_NONE,
-                cookie=cookie,
-                payload=payload,
-            )
-        head += self.receive(wire.CHUNK.size - len(head))
-        magic, flags, kind, cookie, length = wire.CHUNK.unpack(head)
-        if magic != wire.CHUNK_MAGIC:
+    def head(self) -> Head:
+        """Take what stands before the payload of the next chunk.
+
+        Raises:
+            PeerError: what comes is no reply, or none in the form that was agreed.
+        """
+        if self.extended:
+            data = self.receive_view(wire.EXTENDED_CHUNK.size)
+            magic, flags, kind, cookie, _offset, length = wire.EXTENDED_CHUNK.unpack(data)
+            expected = wire.EXTENDED_CHUNK_MAGIC
+        else:
+            begin = self.receive(wire.SIMPLE_REPLY.size)
+            magic, error, cookie = wire.SIMPLE_REPLY.unpack(begin)
+            if magic == wire.SIMPLE_REPLY_MAGIC:
+                kind = wire.CHUNK_ERROR if error else wire.CHUNK_NONE
+                return Head(True, kind, cookie, 0, error)  # noqa: FBT003
+            if not self.structured:
+                raise self.fail(f"not a simple reply: magic {magic:#x}")
+            begin += self.receive(wire.CHUNK.size - wire.SIMPLE_REPLY.size)
+            magic, flags, kind, cookie, length = wire.CHUNK.unpack(begin)
+            expected = wire.CHUNK_MAGIC
+        if magic != expected:
             raise self.fail(f"not a reply: magic {magic:#x}")
         if length > CHUNK_MAX:
             raise self.fail(f"chunk of {length} bytes")
-        done = bool(flags & wire.CHUNK_FLAG_DONE)
-        return Chunk(done, kind, cookie, self.receive(length))
+        return Head(bool(flags & wire.CHUNK_FLAG_DONE), kind, cookie, length)
 
-    def error_of(self, chunk: Chunk, doing: str) -> PeerError:
-        """Return what an error chunk says."""
-        if len(chunk.payload) < wire.ERROR.size:
-            return self.fail(f"{doing}: error without a value")
-        error, length = wire.ERROR.unpack_from(chunk.payload)
-        text = chunk.payload[wire.ERROR.size :][:length].decode("utf-8", "replace")
+    def error(self, head: Head, doing: str) -> PeerError:
+        """Take the rest of a reply that tells an error; return what it says."""
+        if head.error is not None:
+            error, text = head.error, ""
+        else:
+            payload = self.receive(head.length)
+            if len(payload) < wire.ERROR.size:
+                return self.fail(f"{doing}: error without a value")
+            error, length = wire.ERROR.unpack_from(payload)
+            text = payload[wire.ERROR.size :][:length].decode("utf-8", "replace")
         name = wire.ERROR_NAMES.get(error, str(error))
         return self.fail(f"{doing}: {text or 'failed'} ({name})")
 

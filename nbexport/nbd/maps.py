@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from nbexport.nbd.contexts import MetaContext
 
-WHOLE_EXTENTS = 1 << 19
-"""A bitmap with no more extents is one window: 10 MiB at most, of which three are kept."""
 WINDOW_EXTENTS = 1 << 16
 """Extents of a window where they can be told in advance: 20 bytes each are 1.25 MiB."""
 JOINT_PLACES = 1 << 20
@@ -38,6 +36,9 @@ JOINTS_MAX = 4
 are remembered."""
 KEPT_BYTES = 32 * MiB
 """Windows that one export keeps; the one that was used longest ago goes first."""
+SHARES_MIN = 4
+"""A map that is one window takes no more than a share of that: one for each context, and no more
+than this part. Else contexts that are asked for together would drive each other out."""
 _EXTENT_BYTES = 8 + 4 + 8  # bound, flags, descriptor
 
 
@@ -65,10 +66,18 @@ def window_of(extents: Extents) -> Window:
 
 
 class Cache:
-    """Windows of the contexts of one export, up to `KEPT_BYTES`."""
+    """Windows of the contexts of one export, up to `KEPT_BYTES`.
 
-    def __init__(self) -> None:
+    Args:
+        contexts: how many there are.
+
+    Attributes:
+        whole_extents: the most extents of a map that is one window.
+    """
+
+    def __init__(self, contexts: int) -> None:
         self._lock = threading.Lock()
+        self.whole_extents = KEPT_BYTES // max(contexts, SHARES_MIN) // _EXTENT_BYTES
         self._windows: OrderedDict[tuple[int, int], tuple[Hashable, Window]] = OrderedDict()
         self._bytes = 0
 
@@ -114,6 +123,7 @@ class ContextMap:
         self._size = size
         self._cache = cache
         self._number = number
+        self._making = threading.Lock()
         self._asked: Hashable = None
         self._span: tuple[Hashable, int] | None = None
         self._unusable: Hashable = None
@@ -165,19 +175,41 @@ class ContextMap:
         window = self._cache.get((self._number, 0), version)
         if window is None and version == self._asked:
             # The second question about the same state: it is worth to be kept.
-            try:
-                whole = self._context.extents(0, self._size)
-            except (OSError, FormatError):
-                self._unusable = version  # damaged somewhere, not necessarily here
-            else:
-                window = window_of(whole)
-                self._cache.put((self._number, 0), version, window)
-                if len(whole) * _EXTENT_BYTES > KEPT_BYTES:
-                    self._unusable = version  # the context itself keeps it, or it is not kept
+            window = self._make_whole(version)
         if window is None:
             self._asked = version
             window = window_of(self._context.extents(start, end))
         return [window]
+
+    def _part(self, bitmap: Bitmap, version: Hashable, index: int, start: int, stop: int) -> Window:
+        """Return one window of a bitmap, made once however many threads ask for it."""
+        key = self._number, index
+        window = self._cache.get(key, version)
+        if window is None:
+            with self._making:
+                window = self._cache.get(key, version)
+                if window is None:
+                    window = window_of(bitmap.extents(start, stop))
+                    self._cache.put(key, version, window)
+        return window
+
+    def _make_whole(self, version: Hashable) -> Window | None:
+        """Return the window of the whole disk, made once however many threads ask for it."""
+        with self._making:
+            window = self._cache.get((self._number, 0), version)
+            if window is not None or version == self._unusable:
+                return window
+            try:
+                whole = self._context.extents(0, self._size)
+            except (OSError, FormatError):
+                self._unusable = version  # damaged somewhere, not necessarily here
+                return None
+            if len(whole) > self._cache.whole_extents:
+                self._unusable = version  # the context itself keeps it, or it is not kept
+                return None
+            window = window_of(whole)
+            self._cache.put((self._number, 0), version, window)
+            return window
 
     def _version(self, versions: dict[int, Hashable]) -> Hashable:
         ask = self._context.version
@@ -193,7 +225,7 @@ class ContextMap:
         version = id(bitmap), bitmap.version
         if self._span is None or self._span[0] != version:
             span = WINDOW_EXTENTS * bitmap.granularity
-            if bitmap.size > span and bitmap.count_changes() < WHOLE_EXTENTS:
+            if bitmap.size > span and bitmap.count_changes() < self._cache.whole_extents:
                 span = bitmap.size
             self._span = version, span
         return self._span[1]
@@ -214,11 +246,7 @@ class ContextMap:
             else:
                 index = at // span
                 stop = min((index + 1) * span, bitmap.size, self._size)
-                kept = self._cache.get((self._number, index), version)
-                if kept is None:
-                    kept = window_of(bitmap.extents(index * span, stop))
-                    self._cache.put((self._number, index), version, kept)
-                window = kept
+                window = self._part(bitmap, version, index, index * span, stop)
             if end <= stop and not found:
                 return [window]
             first = int(window.bounds.searchsorted(at, side="right")) - 1
@@ -400,7 +428,7 @@ class Maps:
     """
 
     def __init__(self, size: int, contexts: tuple[MetaContext, ...]) -> None:
-        cache = Cache()
+        cache = Cache(len(contexts))
         self._size = size
         self._maps = {
             id(context): ContextMap(context, size, cache, number)

@@ -284,7 +284,8 @@ class ServerNegotiation:
     def _flags_of(self, export: Export, *, going: bool) -> int:
         """Return the transmission flags as they are with what was agreed so far."""
         payload = self._extended and (not going or bool(self._selected_of(export)))
-        return export.flags(structured=self._structured or self._extended, payload=payload)
+        flags = export.flags(structured=self._structured or self._extended, payload=payload)
+        return flags & ~self._profile.unknown_flags
 
     def _export_name(self, body: OptionBody) -> None:
         assert self._option is not None

@@ -24,6 +24,7 @@ class Profile:
         blank_in_length: QEMU had a blank too many in one text before it spoke 64-bit requests.
         checks_alignment: whether a request that breaks the block size that its client asked for
             is refused, as the protocol recommends, or served.
+        unknown_flags: transmission flags that the server is too old for.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Profile:
     one_errno: bool = True
     blank_in_length: bool = False
     checks_alignment: bool = False
+    unknown_flags: int = 0
 
 
 QEMU_7_2 = Profile("qemu-7.2", blank_in_length=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from nbexport.bits import Extents
 from nbexport.nbd import wire
+from nbexport.units import KiB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ STATE_ZERO = 2
 """The bit of base:allocation that says that bytes read as zeroes."""
 
 
+_CLEARED_MAX = 64 * KiB
+"""From here on clearing the memory first would cost more than asking for it."""
 _WIDE_PAIR = struct.Struct(">QQ")
 _UNIFORM = wire.CONTEXT_ID.size + 8  # payload of a chunk with one descriptor
 
@@ -34,6 +37,13 @@ _UNIFORM = wire.CONTEXT_ID.size + 8  # payload of a chunk with one descriptor
 def _uniform(count: int) -> struct.Struct:
     """Return the layout of so many chunks with one descriptor each."""
     return struct.Struct(">" + "IHHQIIII" * count)
+
+
+def room_for(length: int) -> memoryview:
+    """Return memory for the data of a read, all of which will be written before it is sent."""
+    if length < _CLEARED_MAX:
+        return memoryview(bytearray(length))
+    return np.empty(length, dtype=np.uint8).data
 
 
 class SimpleReplies:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nbexport.errors import FormatError
 from nbexport.nbd import wire
+from nbexport.nbd.replies import room_for
 from nbexport.units import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _perform(engine: ServerTransmission, request: Request) -> list[Buffer]:
     if request.command == wire.CMD_READ:
         if fua and writer is not None:
             writer.flush()  # what is read now is not lost later
-        data = memoryview(bytearray(request.length))
+        data = room_for(request.length)
         export.read_into(request.offset, data)
         return engine.read_reply(request, data)
     if request.command == wire.CMD_BLOCK_STATUS:

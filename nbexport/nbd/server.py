@@ -9,6 +9,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from nbexport import heap
 from nbexport.errors import UsageError
 from nbexport.listening import UnixListener, tcp_listeners
 from nbexport.nbd.connection import Connection, Settings
@@ -26,6 +27,8 @@ THREADS_MAX = 128
 """Threads of a server: 32 connections can wait for a slow disk before the next one does."""
 GRACE_SECONDS = 2.0
 """How long closing lets clients read the replies to what is under way."""
+CROWD = 64
+"""So many clients at a time leave enough memory behind to be worth giving back."""
 CLOSE_SECONDS = 5.0
 """How long closing waits for connections that it had to cut."""
 
@@ -54,6 +57,7 @@ class NbdServer:
         self.exports: dict[str, Export] = {}
         self._slots = asyncio.Semaphore(max_connections) if max_connections else None
         self._connections: set[Connection] = set()
+        self._crowd = 0  # the most of them since memory was given back
         self._accepting: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[socket.socket] = []
@@ -93,7 +97,10 @@ class NbdServer:
             hard: cut its connections; without it they are waited for.
         """
         export = self.exports.pop(name, None)
-        users = [c for c in self._connections if c.export is export and export is not None]
+        # By name: who connected before the export was replaced uses it all the same.
+        users = [
+            c for c in self._connections if export and c.export and c.export.name == export.name
+        ]
         if hard:
             for connection in users:
                 connection.cut()
@@ -129,7 +136,12 @@ class NbdServer:
             OSError: an address cannot be listened on, or the name is unknown.
         """
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
+        try:
+            found = await loop.getaddrinfo(host, port, type=kind, flags=flags)
+        except OSError as error:
+            error.filename = host
+            raise
         listeners = tcp_listeners(found, port, socket.SOMAXCONN)
         for listener in listeners:
             self._listen(listener)
@@ -196,6 +208,7 @@ class NbdServer:
     async def _serve(self, client: socket.socket) -> None:
         connection = Connection(self._settings, client)
         self._connections.add(connection)
+        self._crowd = max(self._crowd, len(self._connections))
         try:
             await connection.run()
         except (OSError, EOFError) as error:
@@ -207,8 +220,17 @@ class NbdServer:
         finally:
             self._connections.discard(connection)
             client.close()
+            self._after_a_crowd()
             if self._slots is not None:
                 self._slots.release()
+
+    def _after_a_crowd(self) -> None:
+        """Give memory back when most of many clients have left."""
+        if len(self._connections) > self._crowd // 4:
+            return
+        if self._crowd >= CROWD:
+            heap.give_back()
+        self._crowd = len(self._connections)
 
     async def close(self) -> None:
         """Stop listening, answer what is under way, and end every connection.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * KiB
 PAYLOAD_READ_SIZE = MiB
 """What is asked for at once while a long payload is on its way."""
+SEND_BUFFER = 512 * KiB
 PIECES_MAX = 512
 """Pieces of one system call: half of Linux's limit."""
 DRAIN_MAX = 16
@@ -44,6 +45,10 @@ class Stream:
 
     def __init__(self, sock: socket.socket, write_seconds: float | None = None) -> None:
         self._socket = sock
+        self._fd = sock.fileno()  # the event loop finds a number faster than a socket
+        if sock.family == socket.AF_UNIX:
+            # So that a read of the usual size leaves in one piece; the kernel takes what it allows.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._write_seconds = write_seconds
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bytes] | None = None
@@ -78,7 +83,7 @@ class Stream:
         try:
             return self._socket.recv(self._read_size)
         except (BlockingIOError, InterruptedError):
-            self._loop.add_reader(self._socket, self._on_readable)
+            self._loop.add_reader(self._fd, self._on_readable)
             self._is_watched = True
             return await self._wait()
 
@@ -108,7 +113,7 @@ class Stream:
 
     def _unwatch(self) -> None:
         if self._is_watched:
-            self._loop.remove_reader(self._socket)
+            self._loop.remove_reader(self._fd)
             self._is_watched = False
 
     def stop_reading(self) -> None:
@@ -153,15 +158,17 @@ class Stream:
                 waiting[0] = waiting[0][sent:]
 
     async def _writable(self) -> None:
-        ready = asyncio.Event()
-        self._loop.add_writer(self._socket, ready.set)
+        ready: asyncio.Future[bool] = self._loop.create_future()
+        limit = self._write_seconds
+        timer = None if limit is None else self._loop.call_later(limit, _settle, ready, False)  # noqa: FBT003
+        self._loop.add_writer(self._fd, _settle, ready, True)  # noqa: FBT003
         try:
-            async with asyncio.timeout(self._write_seconds):
-                await ready.wait()
-        except TimeoutError:
-            raise ConnectionAbortedError("the client has not read for too long") from None
+            if not await ready:
+                raise ConnectionAbortedError("the client has not read for too long")
         finally:
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._fd)
+            if timer is not None:
+                timer.cancel()
 
     # TLS and the end
 
@@ -198,5 +205,10 @@ class Stream:
         self.stop_reading()
         if self._socket.fileno() >= 0:
             self._unwatch()
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_writer(self._fd)
             self._socket.close()
+
+
+def _settle(future: asyncio.Future[bool], value: bool) -> None:  # noqa: FBT001
+    if not future.done():
+        future.set_result(value)

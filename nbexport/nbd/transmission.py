@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from nbexport.nbd import wire
 from nbexport.nbd.profile import QEMU_7_2, Profile
-from nbexport.nbd.replies import Buffer, ExtendedReplies, SimpleReplies, StructuredReplies
+from nbexport.nbd.replies import (
+    Buffer,
+    ExtendedReplies,
+    SimpleReplies,
+    StructuredReplies,
+    room_for,
+)
 
 if TYPE_CHECKING:
     from nbexport.nbd.contexts import MetaContext
@@ -64,6 +70,8 @@ class _Refusal:
 
 JOINT_AFTER = 128
 """Answers from memory after which one table for all contexts pays off."""
+JOINT_EXTENTS = 4
+"""An answer that tells of more extents in a context could not come from the table."""
 
 
 class ServerTransmission:
@@ -197,7 +205,7 @@ class ServerTransmission:
         magic, flags, command, cookie, offset, length = fields
         if magic != self._magic:
             # Nobody knows where the next request begins; QEMU says so before it closes.
-            text = f"invalid magic (got 0x{magic:08x})"
+            text = f"invalid magic (got {magic:#x})"
             self._output += self.replies.error(cookie, offset, wire.EINVAL, text)
             self.closed = True
             return None
@@ -337,14 +345,17 @@ class ServerTransmission:
                 ids = self._ids
                 return [self.replies.uniform(request.cookie, start, request.length, ids, flags)]
         pieces = maps.kept_pieces(contexts, start, end, limit)
-        self._without_joint += 1
-        return None if pieces is None else self._status(request, pieces)
+        if pieces is None:
+            return None
+        # A table is of use to small questions only; who maps the disk asks large ones.
+        self._without_joint += max(map(len, pieces)) <= JOINT_EXTENTS
+        return self._status(request, pieces)
 
     def _kept_read(self, request: Request) -> list[Buffer] | None:
         export, end = self.choice.export, request.offset + request.length
         if export.read_now is None or not request.length:
             return None
-        data = memoryview(bytearray(request.length))
+        data = room_for(request.length)
         if not export.read_now(request.offset, data):
             return None
         zeroes = None

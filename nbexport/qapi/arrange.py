@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from nbexport.qapi.schema import Schema
 
 
-def arrange(schema: Schema, kind: Type | None, value: Any) -> Any:
+def arrange(schema: Schema, kind: Type | None, value: Any, *, prune: bool = False) -> Any:
     """Return a copy of a value whose objects have their members in the order of the schema.
 
-    Members that the type does not have are kept, after the others; values that do not fit the
-    type are left as they are. Nesting is bounded by memory only.
+    Values that do not fit the type are left as they are. Nesting is bounded by memory only.
 
     Args:
         schema: the schema.
         kind: the type; None is the type without members.
         value: a JSON value.
+        prune: leave out members that an object's type does not have; else they follow the others.
     """
     result: list[Any] = [None]
     # what is still to be copied: its type if known, the value, where it goes
@@ -36,7 +36,8 @@ def arrange(schema: Schema, kind: Type | None, value: Any) -> Any:
         if isinstance(value, dict):
             types = _member_types(kind, value) if isinstance(kind, ObjectType) else {}
             names = [name for name in types if name in value]
-            names += [name for name in value if name not in types]
+            if not (prune and isinstance(kind, ObjectType)):
+                names += [name for name in value if name not in types]
             copy: dict[str, Any] = dict.fromkeys(names)
             target[key] = copy
             work += [(types.get(name), value[name], copy, name) for name in names]

@@ -64,7 +64,8 @@ class Dispatcher:
             oob: whether the client wants it to overtake others.
 
         Returns:
-            The result, a JSON value; the empty object for a command without one.
+            The result, a JSON value without the members that the release does not have; the empty
+            object for a command without one.
 
         Raises:
             CommandError: there is no such command, the arguments do not fit, or the handler
@@ -80,7 +81,7 @@ class Dispatcher:
             raise CommandError(f"The command {command} does not support OOB")
         validate(self.schema, entity.arg_type, arguments, release=self.release)
         result = await handler(arguments)
-        return {} if result is None else arrange(self.schema, entity.ret_type, result)
+        return {} if result is None else arrange(self.schema, entity.ret_type, result, prune=True)
 
     def responds(self, command: str) -> bool:
         """Return whether success is answered at all (``success-response`` of the language)."""

@@ -33,11 +33,12 @@ def test_a_quick_run(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(target.read_text())
     names = [comparison["name"] for comparison in report["comparisons"]]
-    assert names[:4] == [
+    assert names[:5] == [
         "map, 4 contexts",
         "map, base:allocation",
         "map, one bitmap",
         "peak memory",
+        "map, one bitmap, 64-bit",
     ]
     for comparison in report["comparisons"]:
         samples = comparison["samples"]

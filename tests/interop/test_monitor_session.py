@@ -151,6 +151,111 @@ OLD_COMMANDS = [
     ("nbd-server-stop", {}),
 ]
 
+RAW = {"driver": "raw", "file": {"driver": "file", "filename": "text"}, "read-only": True}
+
+
+def bitmap(name, node="n0", **more):
+    return {"node": node, "name": name, **more}
+
+
+def merge(target, *sources):
+    return {"node": "n0", "target": target, "bitmaps": list(sources)}
+
+
+def look(*names):
+    """Ask for digests, and how the bitmaps are listed."""
+    asked = [("x-debug-block-dirty-bitmap-sha256", bitmap(name)) for name in names]
+    return [*asked, ("query-named-block-nodes", {"flat": True})]
+
+
+# Bitmaps of a read-only image: those in it cannot change, new ones can.
+BITMAPS = [
+    ("blockdev-add", {**QCOW2, "node-name": "n0", "read-only": True}),
+    ("blockdev-add", {**RAW, "node-name": "r0"}),
+    ("block-dirty-bitmap-add", bitmap("t", granularity=512)),
+    ("block-dirty-bitmap-add", bitmap("u", granularity=1 << 20, disabled=True)),
+    ("block-dirty-bitmap-add", bitmap("r", node="r0")),
+    ("block-dirty-bitmap-clear", bitmap("weekly")),
+    ("block-dirty-bitmap-clear", bitmap("none")),
+    ("block-dirty-bitmap-clear", bitmap("t", node="none")),
+    ("block-dirty-bitmap-clear", bitmap("")),
+    ("block-dirty-bitmap-disable", bitmap("weekly")),
+    ("block-dirty-bitmap-enable", bitmap("weekly")),
+    ("block-dirty-bitmap-disable", bitmap("t")),
+    ("block-dirty-bitmap-disable", bitmap("t")),
+    ("block-dirty-bitmap-enable", bitmap("none")),
+    *look("weekly", "daily", "t", "u", "none"),
+    ("x-debug-block-dirty-bitmap-sha256", bitmap("r", node="r0")),
+    ("block-dirty-bitmap-merge", merge("weekly", "t")),
+    ("block-dirty-bitmap-merge", merge("none", "t")),
+    ("block-dirty-bitmap-merge", merge("t", "weekly", "none")),
+    ("block-dirty-bitmap-merge", merge("t", "weekly", {"node": "r0", "name": "none"})),
+    ("block-dirty-bitmap-merge", merge("t", "weekly", {"node": "r1", "name": "none"})),
+    ("block-dirty-bitmap-merge", merge("t", "weekly", {"node": "r0", "name": "r"})),
+    ("block-dirty-bitmap-merge", merge("t", 1)),
+    *look("t"),
+    ("block-dirty-bitmap-merge", merge("t", "weekly", {"node": "n0", "name": "daily"})),
+    ("block-dirty-bitmap-merge", merge("u", "t")),
+    *look("t", "u"),
+    ("nbd-server-start", {"addr": UNIX}),
+    ("block-export-add", nbd_export("e0", bitmaps=["t"])),
+    ("block-dirty-bitmap-clear", bitmap("t")),
+    ("block-dirty-bitmap-enable", bitmap("t")),
+    ("block-dirty-bitmap-merge", merge("t", "u")),
+    ("block-dirty-bitmap-merge", merge("u", "t")),
+    ("block-dirty-bitmap-remove", bitmap("t")),
+    ("block-export-del", {"id": "e0"}),
+    ("block-dirty-bitmap-clear", bitmap("t")),
+    *look("t", "u"),
+    ("block-dirty-bitmap-remove", bitmap("t")),
+]
+
+
+def act(*actions, **more):
+    made = [{"type": kind, "data": data} for kind, data in actions]
+    return ("transaction", {"actions": made, **more})
+
+
+GROUPED = {"properties": {"completion-mode": "grouped"}}
+ABORT = ("abort", {})
+_B = "block-dirty-bitmap-"
+
+# All or nothing.
+TRANSACTIONS = [
+    ("blockdev-add", {**QCOW2, "node-name": "n0", "read-only": True}),
+    ("transaction", {}),
+    ("transaction", {"actions": [{"type": "bogus", "data": {}}]}),
+    ("transaction", {"actions": [{"type": "abort"}]}),
+    act(),
+    act(ABORT),
+    act((_B + "add", bitmap("a", granularity=4096)), (_B + "add", bitmap("b"))),
+    *look("a", "b"),
+    act((_B + "add", bitmap("c")), (_B + "add", bitmap("a"))),
+    act((_B + "add", bitmap("c")), ABORT),
+    *look("a", "b"),
+    act((_B + "merge", merge("a", "weekly")), (_B + "disable", bitmap("b")), ABORT),
+    *look("a", "b"),
+    act((_B + "merge", merge("a", "weekly")), (_B + "disable", bitmap("b"))),
+    *look("a", "b"),
+    act((_B + "clear", bitmap("a")), (_B + "enable", bitmap("b")), (_B + "merge",
+        merge("b", "none"))),
+    *look("a", "b"),
+    act((_B + "remove", bitmap("a")), (_B + "add", bitmap("a"))),
+    act((_B + "remove", bitmap("a")), (_B + "clear", bitmap("a"))),
+    act((_B + "remove", bitmap("weekly"))),
+    act((_B + "clear", bitmap("none"))),
+    act((_B + "disable", bitmap("t", node="none"))),
+    *look("a", "b"),
+    act(**GROUPED),
+    act((_B + "add", bitmap("c")), **GROUPED),
+    act(ABORT, **GROUPED),
+    act((_B + "add", bitmap("c")), (_B + "merge", merge("c", "weekly", "daily")),
+        (_B + "remove", bitmap("a")), properties={"completion-mode": "individual"}),
+    *look("a", "b", "c"),
+    act((_B + "clear", bitmap("c")), properties={"completion-mode": "both"}),
+    act((_B + "clear", bitmap("c", granularity=1))),
+]  # fmt: skip
+
 DAEMON = "qemu-storage-daemon"
 SYSTEM = "qemu-system-x86_64"
 CHARDEV = "socket,id=m,path=qmp.sock,server=on,wait=off"
@@ -271,12 +376,30 @@ def test_the_session_is_that_of_the_storage_daemon(drive, program, two_bitmaps, 
     assert len(theirs) >= len(OLD_COMMANDS + SESSION)
 
 
-@pytest.mark.parametrize("drive", [over_plain_socket, over_socat])
-def test_the_session_is_that_of_the_system_emulator(drive, two_bitmaps, tmp_path):
+@pytest.mark.parametrize("program", [DAEMON, SYSTEM])
+def test_bitmaps_change_as_they_do_in_qemu(program, two_bitmaps, tmp_path):
+    transcripts = []
+    for index, who in enumerate((program, f"nbexport/{program.removesuffix('-x86_64')}")):
+        with monitor(who, tmp_path / str(index), two_bitmaps) as process:
+            transcripts.append(over_plain_socket(tmp_path / str(index), BITMAPS))
+            assert process.wait(10) == 0
+    assert transcripts[1] == transcripts[0]
+
+
+@pytest.mark.parametrize(
+    ("drive", "session"),
+    [
+        (over_plain_socket, OLD_COMMANDS + SESSION),
+        (over_socat, OLD_COMMANDS + SESSION),
+        (over_plain_socket, TRANSACTIONS),
+    ],
+    ids=["socket", "socat", "transactions"],
+)
+def test_the_session_is_that_of_the_system_emulator(drive, session, two_bitmaps, tmp_path):
     transcripts = []
     for index, who in enumerate((SYSTEM, "nbexport")):
         with monitor(who, tmp_path / str(index), two_bitmaps) as process:
-            transcripts.append(drive(tmp_path / str(index), OLD_COMMANDS + SESSION))
+            transcripts.append(drive(tmp_path / str(index), session))
             assert process.wait(10) == 0
     assert transcripts[1] == transcripts[0]
     assert '"event": "SHUTDOWN"' in "".join(transcripts[0])

@@ -2,11 +2,11 @@
 
 import struct
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-from nbd_pair import BASE, BITMAPS, DISK, DISK_SIZE, RAW, RAW_SIZE, begin, both
+from disks import RAW_SIZE
+from nbd_pair import BASE, BITMAPS, DISK, DISK_SIZE, RAW, begin, both
 from nbd_talk import (
     CACHE,
     CLOSED,
@@ -24,7 +24,7 @@ from nbd_talk import (
     queries,
     serving,
 )
-from peers import qemu_nbd, run
+from peers import qemu_nbd
 
 from nbexport import block, nbd
 from nbexport.bits import Extents
@@ -70,7 +70,7 @@ def kind_of(reply):
 
 
 @pytest.mark.parametrize("number", [LIST_META, SET_META])
-def test_bytes_behind_the_last_query_are_refused(pair, number):
+def test_047_bytes_behind_the_last_query_are_refused(pair, number):
     """The protocol calls such an option invalid; QEMU takes the bytes for what comes next."""
 
     def steps(t):
@@ -85,7 +85,7 @@ def test_bytes_behind_the_last_query_are_refused(pair, number):
     assert listing.endswith(b"\0\0\0\3\0\0\0\1\0\0\0\0")
 
 
-def test_an_option_of_more_than_a_mebibyte_is_refused(pair):
+def test_049_an_option_of_more_than_a_mebibyte_is_refused(pair):
     """QEMU reads up to 32 MiB of queries as they come; ours keeps a body, and bounds it."""
     body = queries(DISK, *[b"x:" + b"y" * 4000] * 263, BASE)
     assert len(body) > (1 << 20)
@@ -99,7 +99,7 @@ def test_an_option_of_more_than_a_mebibyte_is_refused(pair):
     assert ask(pair, steps) == [(4, done), (0x80000009, done)]
 
 
-def test_255_queries_of_the_longest_kind_are_taken(pair):
+def test_049_255_queries_of_the_longest_kind_are_taken(pair):
     """The bound above is not in the way of what the protocol's own bounds allow."""
     body = queries(b"n" * 4096, *[b"x:" + b"y" * 4094] * 255)
 
@@ -205,45 +205,6 @@ def test_a_cache_request_has_nothing_to_refuse(pair):
 
     theirs, ours = ask(pair, steps)
     assert (theirs, ours) == (b"\0\0\0\1", bytes(4))
-
-
-# Block status
-
-
-def test_contexts_of_one_reply_end_at_the_same_offset(tmp_path):
-    """QEMU cuts each context for itself; clients that step by one of them lose parts of others."""
-    size, step = 160 << 20, 64 << 20
-    image = tmp_path / "bitmap.qcow2"
-    run("qemu-img", "create", "-q", "-f", "qcow2", image, str(size))
-    run("qemu-img", "bitmap", "--add", "-g", "512", image, "b")
-    run("qemu-io", "-f", "qcow2", "-c", f"write -q -z 0 {size - 65536}", image)
-    _set_every_other_bit(image, (size - 65536) // 512 // 8)
-
-    def steps(t):
-        begin(t, BASE, b"qemu:dirty-bitmap:b", export=b"")
-        reply = chunks(t.request(STATUS, 0, size))
-        return [np.frombuffer(payload, ">u4", offset=4)[::2] for _, _, payload in reply]
-
-    with qemu_nbd(image, tmp_path, "-r", "-f", "qcow2", "-B", "b") as uri:
-        (their_base, their_bits) = ask((uri.partition("=")[2],), steps)[0]
-    with block.open_image(image) as node:
-        bitmap = node.find_bitmap("b")[1].bitmap
-        export = nbd.from_node(node, "", bitmaps=[("b", bitmap.extents)])
-        with serving(tmp_path / "ours", export) as (server, _call):
-            (our_base, our_bits) = ask((tmp_path / "ours",), steps)[0]
-            with nbd.Client.connect(server.uris("")[0]) as client:
-                assert client.map()["qemu:dirty-bitmap:b"] == bitmap.extents()
-    assert np.array_equal(their_bits, our_bits)
-    assert (len(our_bits), our_bits.sum()) == (131072, step)
-    assert (their_base.sum(), our_base.sum()) == (size, step)
-
-
-def _set_every_other_bit(image: Path, length: int) -> None:
-    """Find the only cluster that holds so many full bytes of a bitmap, and change them."""
-    data = image.read_bytes()
-    at = data.index(b"\xff" * length)
-    assert at % 65536 == 0
-    image.write_bytes(data[:at] + b"\x55" * length + data[at + length :])
 
 
 # A raw image whose format was guessed

@@ -6,7 +6,8 @@ What differs on purpose is in test_nbd_differences.py, with its reasons.
 import struct
 
 import pytest
-from nbd_pair import BASE, BITMAPS, DEPTH, DISK_SIZE, RAW, RAW_SIZE, Scripts, alive, begin, both
+from disks import RAW_SIZE
+from nbd_pair import BASE, BITMAPS, DEPTH, DISK_SIZE, RAW, Scripts, alive, begin, both
 from nbd_talk import (
     CACHE,
     DF,

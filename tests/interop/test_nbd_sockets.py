@@ -1,22 +1,19 @@
 """Where `nbexport serve` listens: several addresses, sockets from outside, one client alone."""
 
 import contextlib
-import hashlib
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
+from activation import SECONDS, ending, listeners, started
+from beside import NBEXPORT
 from nbd_talk import CLOSED, DF, GO, READ, STRUCTURED, Talk, info, option, request
-from peers import background, peer, run
+from peers import background, run
 
 pytestmark = pytest.mark.interop
-
-NBEXPORT = (sys.executable, "-m", "nbexport")
-SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -43,94 +40,6 @@ def test_several_addresses_at_one_port(image):
         assert len({uri.rpartition(":")[2] for uri in uris}) == 1
         for uri in uris:
             assert run("nbdinfo", "--size", uri).stdout.strip() == str(1 << 20)
-
-
-def activation(*words):
-    """Return a command that becomes `nbexport` with LISTEN_PID set to its own number."""
-    code = (
-        "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid());"
-        "os.execvp(sys.argv[1], sys.argv[1:])"
-    )
-    return [sys.executable, "-c", code, *NBEXPORT, *map(str, words)]
-
-
-def started(argv, sockets, **environment):
-    """Start a program with sockets from descriptor 3 on."""
-
-    def place():
-        high = [os.dup2(each.fileno(), 100 + n) for n, each in enumerate(sockets)]
-        for number, fd in enumerate(high):
-            os.dup2(fd, 3 + number)
-
-    return subprocess.Popen(
-        argv,
-        preexec_fn=place,  # noqa: PLW1509 - no threads run in this process
-        close_fds=False, env={**os.environ, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-@contextlib.contextmanager
-def ending(process):
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=SECONDS)
-
-
-@contextlib.contextmanager
-def listeners(folder, count):
-    with contextlib.ExitStack() as stack:
-        made = []
-        for number in range(count):
-            each = stack.enter_context(socket.socket(socket.AF_UNIX))
-            each.bind(str(folder / f"s{number}"))
-            each.listen()
-            made.append(each)
-        yield made
-
-
-def test_133_sockets_of_a_service_manager(image, tmp_path):
-    with listeners(tmp_path, 2) as made:
-        argv = activation("serve", image, "-f", "raw")
-        with ending(started(argv, made, LISTEN_FDS="2")) as process:
-            for number in range(2):
-                uri = f"nbd+unix:///?socket={tmp_path}/s{number}"
-                assert run("nbdinfo", "--size", uri).stdout.strip() == str(1 << 20)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(SECONDS) == 0
-    assert (tmp_path / "s0").exists()  # it is not ours
-
-
-def test_133_nbdinfo_starts_us(image):
-    words = [*NBEXPORT, "serve", "-f", "raw", str(image)]
-    done = run("nbdinfo", "--size", "--", "[", *words, "]")
-    assert done.stdout.strip() == str(1 << 20)
-
-
-def test_133_nbdcopy_starts_us(image, tmp_path):
-    words = [*NBEXPORT, "serve", "-f", "raw", str(image)]
-    run("nbdcopy", "--", "[", *words, "]", tmp_path / "copy")
-    assert (tmp_path / "copy").read_bytes() == image.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("words", "count", "code", "text"),
-    [
-        (["--socket", "x"], "1", 2, "--socket can't be set when using socket activation"),
-        (["--port", "1"], "1", 2, "--port can't be set when using socket activation"),
-        ([], "many", 1, "LISTEN_FDS: not a number of sockets up to 64: many"),
-        ([], "65", 1, "LISTEN_FDS: not a number of sockets up to 64: 65"),
-    ],
-)
-def test_133_what_does_not_go_with_activation(image, tmp_path, words, count, code, text):
-    with listeners(tmp_path, 1) as made:
-        argv = activation("serve", image, "-f", "raw", *words)
-        process = started(argv, made, LISTEN_FDS=count)
-        with ending(process):
-            assert process.wait(SECONDS) == code
-            assert text in process.stderr.read()
 
 
 def test_variables_for_another_process_are_not_ours(image, tmp_path):
@@ -190,26 +99,6 @@ def test_a_descriptor_of_another_kind(image, kind, text):
             assert text in process.stderr.read()
 
 
-def test_132_one_client_at_a_time_and_the_flag_that_says_so(image, tmp_path):
-    path = tmp_path / "s"
-    with background(
-        *NBEXPORT, "serve", image, "-f", "raw", "-k", path, "--shared", "1", ready=path,
-        stdout=subprocess.DEVNULL,
-    ):  # fmt: skip
-        uri = f"nbd+unix:///?socket={path}"
-        assert run("nbdinfo", "--can", "multi-conn", uri, check=False).returncode == 2
-        with Talk(path) as first, socket.socket(socket.AF_UNIX) as second:
-            first.flags()
-            first.option(GO, info(b""))
-            second.connect(str(path))
-            second.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                second.recv(1)
-            first.close()
-            second.settimeout(SECONDS)
-            assert second.recv(8) == b"NBDMAGIC"
-
-
 def test_sigterm_ends_clients_in_every_phase_and_removes_the_socket(image, tmp_path):
     path = tmp_path / "s"
     with (
@@ -232,26 +121,3 @@ def test_sigterm_ends_clients_in_every_phase_and_removes_the_socket(image, tmp_p
         assert time.monotonic() - started_at < 5
         assert (talk.end(), silent.end()) == (CLOSED, CLOSED)
     assert not path.exists()
-
-
-@pytest.mark.parametrize("profile", ["qemu-7.2", "qemu-8.2", "spec"])
-def test_122_every_profile_serves_the_clients_of_today(image, tmp_path, profile):
-    path = tmp_path / "s"
-    with background(
-        *NBEXPORT, "serve", image, "-f", "raw", "-k", path, "--profile", profile, ready=path,
-        stdout=subprocess.DEVNULL,
-    ):  # fmt: skip
-        uri = f"nbd+unix:///?socket={path}"
-        run("nbdcopy", uri, tmp_path / "copy")
-        run("qemu-img", "convert", "-f", "raw", "-O", "raw", uri, tmp_path / "converted")
-        sums = {
-            hashlib.sha256(file.read_bytes()).digest()
-            for file in (image, tmp_path / "copy", tmp_path / "converted")
-        }
-        assert len(sums) == 1
-        peer("qemu-nbd")
-        assert "exports available: 1" in run("qemu-nbd", "--list", "-k", path).stdout
-        with Talk(path) as talk:
-            talk.flags()
-            kind = int.from_bytes(talk.option(11)[12:16], "big")
-            assert kind == (0x80000001 if profile == "qemu-7.2" else 1)

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -157,25 +156,6 @@ def test_a_raw_image_on_tcp(tmp_path):
                 assert nbdinfo_map(uri, context) == nbdinfo_map(theirs, context)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_and_removes_the_socket(two_bitmaps, tmp_path, number):
-    socket = tmp_path / "nbd.sock"
-    with background(*NBEXPORT, "serve", two_bitmaps, "--socket", socket, ready=socket,
-                    stdout=subprocess.DEVNULL) as process:  # fmt: skip
-        process.send_signal(number)
-        assert process.wait(10) == 0
-        assert process.stderr.read() == b""
-    assert not socket.exists()
-
-
-def test_the_image_is_not_written(two_bitmaps_copy):
-    before = [p.read_bytes() for p in sorted(two_bitmaps_copy.parent.glob("*.qcow2"))]
-    with serve(two_bitmaps_copy, two_bitmaps_copy.parent / "nbd.sock", *OPTIONS) as uri:
-        nbexport("map", uri)
-        run("nbdinfo", uri)
-    assert [p.read_bytes() for p in sorted(two_bitmaps_copy.parent.glob("*.qcow2"))] == before
-
-
 # Bad input: one line that names the thing, status 1, nothing left behind.
 
 
@@ -190,43 +170,10 @@ def refused(folder, *words):
     return done.stderr
 
 
-def in_use_copy(image):
-    """Set the in-use flag of the first bitmap: bytes 12 to 15 of its directory entry."""
-    data = bytearray(image.read_bytes())
-    # The bitmaps extension: type, length, count, reserved, size of the directory, its offset.
-    extension = data.index(bytes.fromhex("2385287500000018"))
-    entry = int.from_bytes(data[extension + 24 : extension + 32], "big")
-    assert data[entry + 24 : entry + 30] == b"weekly"
-    assert data[entry + 15] == 2, "flag auto"
-    data[entry + 15] |= 1
-    image.write_bytes(data)
-    return image
-
-
-def test_a_missing_image(tmp_path):
-    text = refused(tmp_path, "serve", tmp_path / "none.qcow2", "--socket", tmp_path / "s")
-    assert text.endswith(f"Could not open '{tmp_path}/none.qcow2': No such file or directory\n")
-
-
 def test_a_file_that_is_no_qcow2(tmp_path):
     (tmp_path / "text").write_text("not an image" * 100)
     text = refused(tmp_path, "serve", tmp_path / "text", "-f", "qcow2", "--socket", tmp_path / "s")
     assert text == f"nbexport: {tmp_path}/text: Image is not in qcow2 format\n"
-
-
-def test_an_unknown_bitmap(two_bitmaps_copy, tmp_path):
-    text = refused(tmp_path, "serve", two_bitmaps_copy, "-B", "none", "--socket", tmp_path / "s")
-    assert text == f"nbexport: {two_bitmaps_copy}: Bitmap 'none' is not found\n"
-
-
-def test_a_bitmap_marked_in_use_is_refused_and_its_neighbour_is_not(two_bitmaps_copy, tmp_path):
-    image = in_use_copy(two_bitmaps_copy)
-    text = refused(tmp_path, "serve", image, "-B", "weekly", "--socket", tmp_path / "s")
-    assert text == f"nbexport: {image}: Bitmap 'weekly' is inconsistent and cannot be used\n"
-    qemu = run("qemu-nbd", "-r", "-t", "-k", tmp_path / "q", "-B", "weekly", image, check=False)
-    assert "Bitmap 'weekly' is inconsistent and cannot be used" in qemu.stderr
-    with serve(image, tmp_path / "s", "-B", "daily") as uri:
-        assert "qemu:dirty-bitmap:daily" in nbexport("map", uri).stdout
 
 
 def test_an_occupied_socket_path(two_bitmaps, tmp_path):
@@ -241,18 +188,6 @@ def test_a_socket_path_that_is_a_file_is_kept(two_bitmaps, tmp_path):
     precious.write_text("data")
     assert str(precious) in refused(tmp_path, "serve", two_bitmaps, "--socket", precious)
     assert precious.read_text() == "data"
-
-
-def test_a_stale_socket_is_replaced(two_bitmaps, tmp_path):
-    import socket
-
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    words = [*NBEXPORT, "serve", two_bitmaps, "--socket", path]
-    with background(*words, stdout=subprocess.PIPE) as process:
-        uri = process.stdout.readline().decode().strip()
-        assert nbexport("map", uri).returncode == 0
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, 600, 5000, 40000])

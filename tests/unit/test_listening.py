@@ -87,5 +87,12 @@ def test_an_occupied_port_is_an_error_and_leaves_nothing_open():
         first.listen()
         port = first.getsockname()[1]
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match="in use") as refused:
             tcp_listeners(found, port, 1)
+        assert refused.value.filename == f"127.0.0.1:{port}"
+
+
+def test_a_folder_that_is_not_there_is_named(path):
+    with pytest.raises(FileNotFoundError) as refused:
+        UnixListener(path / "s", 1)
+    assert refused.value.filename == str(path / "s")

@@ -70,7 +70,7 @@ class Allocator:
         self._dirty: set[int] = set()
         self._new_entries: set[int] = set()
         self._hint = 0  # below it every cluster is in use
-        self._fixed = self._metadata()
+        self._fixed, self._l2 = self._metadata()
 
     @property
     def _words(self) -> int:
@@ -115,6 +115,15 @@ class Allocator:
                 path=self._file.filename,
             )
         self._change(first, count, -1)
+        low, high = np.searchsorted(self._l2, [first, first + count])
+        if low < high:  # tables that have moved
+            self._l2 = np.delete(self._l2, np.arange(low, high))
+
+    def holds_table(self, offset: int, count: int) -> bool:
+        """Return whether one of ``count`` clusters from ``offset`` was a table at the beginning."""
+        first = offset // self._size
+        ends = [first, first + count]
+        return any(np.diff(np.searchsorted(known, ends))[0] for known in (self._fixed, self._l2))
 
     def count_more(self, offset: int, count: int) -> None:
         """Count clusters that are in use once more: something else refers to them too.
@@ -188,9 +197,11 @@ class Allocator:
     def _found(self, first: int, count: int) -> int:
         if count == 1:
             self._hint = max(self._hint, first)
-        at = int(np.searchsorted(self._fixed, first))
-        if at < len(self._fixed) and int(self._fixed[at]) < first + count:
-            offset = int(self._fixed[at]) * self._size
+        for known in (self._fixed, self._l2):
+            at = int(np.searchsorted(known, first))
+            if at == len(known) or int(known[at]) >= first + count:
+                continue
+            offset = int(known[at]) * self._size
             raise FormatError(
                 f"the metadata at offset {offset:#x} is counted as free; the image is corrupt, and "
                 "is not written",
@@ -198,8 +209,10 @@ class Allocator:
             )
         return first
 
-    def _metadata(self) -> NDArray[np.int64]:
-        """Return the clusters of all tables, sorted: they must never be given away.
+    def _metadata(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the clusters of all tables: they must never be given away.
+
+        Shape: those that only this class moves (n,), L2 tables (m,); both sorted.
 
         Raises:
             FormatError: a cluster belongs to two of them.
@@ -230,7 +243,8 @@ class Allocator:
                 f"two tables are at offset {offset:#x}; the image is corrupt, and is not written",
                 path=self._file.filename,
             )
-        return clusters
+        parts.pop()
+        return np.sort(np.concatenate(parts)), np.setdiff1d(clusters, np.concatenate(parts))
 
     # Counts
 

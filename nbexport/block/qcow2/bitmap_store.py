@@ -45,6 +45,9 @@ class ClusterAllocator(Protocol):
     def free(self, offset: int, count: int) -> None:
         """Give clusters back."""
 
+    def holds_table(self, offset: int, count: int) -> bool:
+        """Return whether one of the clusters is a table of the image, which is never a bitmap's."""
+
     def flush(self) -> None:
         """Store the reference counts and make everything durable that was written before."""
 
@@ -347,8 +350,10 @@ class BitmapStore:
             self._free(table.offset, -(-table.entries * layout.ENTRY_SIZE // self._size))
 
     def _free(self, offset: int, count: int) -> None:
-        with contextlib.suppress(FormatError):  # counts that are wrong: better a leak than more
-            self._allocator.free(offset, count)
+        # Where a bitmap names what is not its own, or counts are wrong, a leak is the lesser evil.
+        if not self._allocator.holds_table(offset, count):
+            with contextlib.suppress(FormatError):
+                self._allocator.free(offset, count)
 
 
 class InconsistentBitmapError(UsageError):

@@ -130,21 +130,14 @@ class ClusterReader:
             done += part
 
     def _inflate(self, entry: int, guest: int) -> bytes:
-        """Return the cluster that a compressed descriptor stands for.
-
-        Source: qcow2 specification, "Compressed Clusters Descriptor".
-        """
+        """Return the cluster that a compressed descriptor stands for."""
         with self._lock:
             data = self._inflated.get(entry)
             if data is not None:
                 self._inflated.move_to_end(entry)
                 return data
         size = self._header.cluster_size
-        extra_bits = self._header.cluster_bits - 8
-        offset_bits = 62 - extra_bits
-        offset = entry & (1 << offset_bits) - 1
-        sectors = (entry >> offset_bits & (1 << extra_bits) - 1) + 1
-        length = sectors * layout.COMPRESSED_SECTOR - offset % layout.COMPRESSED_SECTOR
+        offset, length = self._tables.compressed_place(entry)
         packed = bytearray(length)  # at most 2 * cluster_size
         self._file.read_padded(offset, memoryview(packed))
         try:

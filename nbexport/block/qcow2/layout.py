@@ -149,8 +149,8 @@ L2_CACHE_BYTES: Final = 4 * MiB
 """L2 tables kept for a node: 64 of 64 KiB, which map 32 GiB of disk; two of the largest kind."""
 INFLATED_CACHE_BYTES: Final = 4 * MiB
 """Decompressed clusters kept for a node, so that small reads do not inflate a cluster again."""
-MAP_BATCH_ENTRIES: Final = 512 * KiB
-"""Units classified at a time: 4 MiB of table and about as much of temporaries each."""
+MAP_BATCH_ENTRIES: Final = 128 * KiB
+"""Units classified at a time: 1 MiB of table and about as much of temporaries each."""
 MAP_ENTRIES_MAX: Final = 1 << 27
 """Units of a map that is made whole and kept: 8 TiB of data in clusters of 64 KiB, or 256 GiB in
 their subclusters. Larger images are mapped range by range."""

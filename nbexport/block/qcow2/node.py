@@ -18,17 +18,25 @@ from nbexport.block.qcow2.clusters import ClusterReader
 from nbexport.block.qcow2.header import Header, read_header
 from nbexport.block.qcow2.refcounts import has_preallocated_metadata
 from nbexport.block.qcow2.snapshots import read_snapshots
+from nbexport.block.qcow2.writer import Writer
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from numpy.typing import NDArray
 
     from nbexport.bits import Extents
+    from nbexport.block.qcow2.allocator import Allocator
+    from nbexport.block.qcow2.bitmap_store import BitmapStore
 
 _FLAGS = np.zeros(tables.BAD + 1, dtype=np.uint32)
 _FLAGS[tables.NORMAL] = _FLAGS[tables.COMPRESSED] = DATA | ALLOCATED
 _FLAGS[tables.ZERO] = ZERO | ALLOCATED
 _FLAGS[tables.BAD] = DAMAGED
+
+
+_STATE_ZERO: Final = 2  # of a map of allocation
 
 
 class _FromHeader(enum.Enum):
@@ -40,12 +48,13 @@ FROM_HEADER: Final = _FromHeader.TOKEN
 
 
 class Qcow2Node(BlockNode):
-    """A qcow2 image, version 2 or 3, opened for reading.
+    """A qcow2 image, version 2 or 3; read-only until `begin_writing`.
 
     Args:
         file: where the image is; stays open when this node closes.
         backing: what answers for unallocated clusters: a node, which stays open when this one
             closes; None for zeroes; FROM_HEADER to open what the image names.
+        writable: whether `begin_writing` will be called.
 
     Raises:
         FormatError: the image is damaged or needs what is not supported; QEMU's text.
@@ -60,7 +69,11 @@ class Qcow2Node(BlockNode):
     driver: ClassVar[str] = "qcow2"
 
     def __init__(
-        self, file: BlockNode, backing: BlockNode | _FromHeader | None = FROM_HEADER
+        self,
+        file: BlockNode,
+        backing: BlockNode | _FromHeader | None = FROM_HEADER,
+        *,
+        writable: bool = False,
     ) -> None:
         header = read_header(file)
         super().__init__(file.filename, header.size)
@@ -70,7 +83,12 @@ class Qcow2Node(BlockNode):
         self._tables = tables.Tables(file, header)
         self.bitmaps = load_bitmaps(file, header)
         self.snapshots = read_snapshots(file, header)
-        self.data_file = self._open_data_file()  # last, so that no failure leaves it open
+        self._writer: Writer | None = None
+        self._store: BitmapStore | None = None
+        self._changes = 0
+        self.data_file = self._open_data_file(
+            writable=writable
+        )  # last, so that no failure leaves it open
         self._clusters = ClusterReader(file, header, self._tables, self.data_file)
         self._layer_lock = threading.Lock()
         self._layer: Extents | None = None
@@ -80,7 +98,7 @@ class Qcow2Node(BlockNode):
         elif backing is FROM_HEADER:
             open_backing_chain(self)
 
-    def _open_data_file(self) -> FileNode | None:
+    def _open_data_file(self, *, writable: bool) -> FileNode | None:
         """Open the external data file: a plain path, whatever its text looks like.
 
         An image must not make us open anything but a file, so no protocol is recognised. As in
@@ -88,12 +106,93 @@ class Qcow2Node(BlockNode):
         """
         if self.header.data_file is None:
             return None
-        return open_file(self.header.data_file)
+        return open_file(self.header.data_file, writable=writable)
+
+    # Writing
+
+    def begin_writing(self, allocator: Allocator, store: BitmapStore) -> None:
+        """Let the node be written from now on, until it is closed.
+
+        Args:
+            allocator: of the clusters of its file, which is open for writing.
+            store: of its bitmaps, which are stored when the node closes.
+        """
+        assert isinstance(self.file, FileNode)
+        self._writer = Writer(self.file, self.header, self._tables, allocator, self.data_file, self)
+        self._store = store
+        self.read_only = False
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._writer is not None
+
+    @property
+    def bitmap_store(self) -> BitmapStore | None:
+        """What changes the stored bitmaps, while the node can be written."""
+        return self._store
+
+    def is_known_zero(self, start: int, end: int) -> bool:
+        """Return whether the tables, here and below, say that a range reads as zeroes."""
+        unit = self.header.unit_size
+        first = start // unit
+        kinds = self._tables.units(first, -(-end // unit) - first).kinds
+        if not ((kinds == tables.ZERO) | (kinds == tables.UNALLOCATED)).all():
+            return False
+        if self.backing is None:
+            return True
+        for number in np.flatnonzero(kinds == tables.UNALLOCATED).tolist():
+            low = max(start, (first + number) * unit)
+            high = min(end, (first + number + 1) * unit, self.backing.size)
+            if low < high and not (self.backing.allocation(low, high).flags & _STATE_ZERO).all():
+                return False
+        return True
+
+    def _generation(self) -> Hashable:
+        return self._changes
+
+    def _changed(self) -> None:
+        with self._layer_lock:
+            self._changes += 1
+            self._layer = self._preallocated = None
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.write(offset, data)
+        finally:
+            self._changed()
+
+    def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
+        finally:
+            self._changed()
+
+    def _discard(self, offset: int, length: int) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.discard(offset, length)
+        finally:
+            self._changed()
+
+    def _flush(self) -> None:
+        assert self._writer is not None
+        self._writer.flush()
 
     def _close_own(self) -> None:
-        # Nobody else knows the data file, so it closes with the node even if that owns nothing.
-        if self.data_file is not None:
-            self.data_file.close()
+        writer, self._writer = self._writer, None
+        store, self._store = self._store, None
+        try:
+            if writer is not None and store is not None:
+                writer.flush()
+                store.close()
+                writer.close()
+        finally:
+            # Nobody else knows the data file: it closes with the node even if that owns nothing.
+            if self.data_file is not None:
+                self.data_file.close()
 
     def load_snapshot(self, name: str) -> None:
         """Read from an internal snapshot instead of the disk as it is now.

@@ -7,6 +7,7 @@ A map is made of whole L2 tables, many at a time; ranges without a table cost no
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -65,6 +66,10 @@ class Tables:
 
     Raises:
         OSError: the host cannot read.
+
+    Attributes:
+        pending: L2 tables by number that the file does not have yet, or not as they are. A table
+            is never changed in place, so that who reads it meanwhile sees the old or the new one.
     """
 
     def __init__(self, file: BlockNode, header: Header) -> None:
@@ -82,6 +87,7 @@ class Tables:
         self._present = np.flatnonzero(self._l1)
         self._parts = header.subclusters
         self._per_table = header.l2_entries * self._parts
+        self.pending: dict[int, NDArray[np.uint64]] = {}
 
     @property
     def mapped_units(self) -> int:
@@ -186,8 +192,11 @@ class Tables:
         per_table = self._per_table
         begin, stop = np.searchsorted(self._present, [start // per_table, -(-end // per_table)])
         batch = max(1, layout.MAP_BATCH_ENTRIES // per_table)
+        # Memory that was used before costs less than memory that is new for each batch.
+        words = self._header.cluster_size // layout.ENTRY_SIZE
+        room = np.empty((min(batch, int(stop - begin)), words), dtype=">u8")
         parts = [
-            self._runs_of(self._present[at : min(at + batch, stop)], placed=placed)
+            self._runs_of(self._present[at : min(at + batch, stop)], room, placed=placed)
             for at in range(int(begin), int(stop), batch)
         ]
         if not parts:
@@ -200,21 +209,78 @@ class Tables:
         hosts = np.where(hosts < 0, hosts, hosts + cut * self._header.unit_size)
         return firsts + cut, np.minimum(ends, end), kinds, hosts
 
+    # What a writer does
+
+    def entries(self, index: int) -> NDArray[np.uint64]:
+        """Return an L2 table, all zeroes if there is none. Shape: (l2_entries, words)."""
+        if not self._l1[index]:
+            words = self._header.cluster_size // layout.ENTRY_SIZE
+            return np.zeros(words, dtype=np.uint64).reshape(self._header.l2_entries, -1)
+        return self._table(index)
+
+    def offset_of(self, index: int) -> int:
+        """Return where in the file an L2 table is, 0 if there is none."""
+        return int(self._l1[index])
+
+    def put(self, index: int, table: NDArray[np.uint64]) -> None:
+        """Replace an L2 table, which nobody changes any more."""
+        self.pending[index] = table
+
+    def move(self, index: int, offset: int, table: NDArray[np.uint64]) -> None:
+        """Give an L2 table another place, or a first one; its content is pending from now on."""
+        self.put(index, table)
+        self._l1[index] = offset
+        self._present = np.union1d(self._present, [index])
+
+    def settle(self) -> None:
+        """Take note that the file has what was pending."""
+        written, cached = self.pending, self._cache_max
+        with self._lock:
+            for index, table in written.items():
+                self._cache[index] = table
+                self._cache.move_to_end(index)
+            while len(self._cache) > cached:
+                self._cache.popitem(last=False)
+        self.pending = {}
+
+    def compressed_place(self, entry: int) -> tuple[int, int]:
+        """Return offset and length in the file of the data that a compressed descriptor names.
+
+        Source: qcow2 specification, "Compressed Clusters Descriptor".
+        """
+        extra_bits = self._header.cluster_bits - 8
+        offset_bits = 62 - extra_bits
+        offset = entry & (1 << offset_bits) - 1
+        sectors = (entry >> offset_bits & (1 << extra_bits) - 1) + 1
+        return offset, sectors * layout.COMPRESSED_SECTOR - offset % layout.COMPRESSED_SECTOR
+
     def _runs_of(
-        self, indexes: NDArray[np.int64], *, placed: bool
+        self, indexes: NDArray[np.int64], room: NDArray[np.uint64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the runs of the L2 tables with these numbers, in the form of `map_runs`."""
+        """Return the runs of the L2 tables with these numbers, in the form of `map_runs`.
+
+        Shape: room (k, words of a table) big-endian uint64, k >= n; what the tables are read into.
+        """
         cluster_size = self._header.cluster_size
-        words = cluster_size // layout.ENTRY_SIZE
-        stored = np.zeros((len(indexes), words), dtype=">u8")
+        stored = room[: len(indexes)]
         offsets = self._l1[indexes]
         sound = offsets & np.uint64(cluster_size - 1) == 0
-        for row, offset in enumerate(offsets.tolist()):  # one read a table
+        stored[~sound] = 0
+        data = stored.view(np.uint8).reshape(-1).data
+        # One read for tables that follow each other in the file.
+        new = np.flatnonzero((np.diff(offsets) != cluster_size) | ~sound[1:] | ~sound[:-1]) + 1
+        edges = [0, *new.tolist(), len(indexes)]
+        for row, end in itertools.pairwise(edges):
             if sound[row]:
-                self._file.read_padded(offset, stored[row].view(np.uint8).data)
+                part = data[row * cluster_size : end * cluster_size]
+                self._file.read_padded(int(offsets[row]), part)
+        pending = self.pending
+        for row, index in enumerate(indexes.tolist() if pending else ()):
+            if index in pending:
+                stored[row] = pending[index].reshape(-1)
         entries = stored.reshape(len(indexes) * self._header.l2_entries, -1)
         # Most entries of most disks are 0, which is unallocated whatever the version.
-        rows = np.flatnonzero(stored.view(np.uint64))
+        rows = np.flatnonzero(stored.view(np.uint64).reshape(-1) != 0)
         if entries.shape[1] > 1:
             rows = np.unique(rows // entries.shape[1])
         kinds, hosts, words_of = self._classify(entries[rows].astype(np.uint64))
@@ -222,8 +288,9 @@ class Tables:
             has_place = self._has_place(words_of)
             has_place &= (kinds != COMPRESSED) & (kinds != BAD)
             hosts[~has_place] = -1
-        first = indexes[:, None] * self._per_table + np.arange(0, self._per_table, self._parts)
-        numbers = (first.reshape(-1)[rows][:, None] + np.arange(self._parts)).reshape(-1)
+        table, column = np.divmod(rows, self._header.l2_entries)
+        first = indexes[table] * self._per_table + column * self._parts
+        numbers = (first[:, None] + np.arange(self._parts)).reshape(-1)
         used = np.flatnonzero((kinds != UNALLOCATED) | has_place if placed else kinds)
         kinds, hosts, numbers = kinds[used], hosts[used], numbers[used]
         if not sound.all():
@@ -239,6 +306,9 @@ class Tables:
 
     def _table(self, index: int) -> NDArray[np.uint64]:
         """Return one L2 table, (l2_entries, words of an entry), from the cache if it is there."""
+        table = self.pending.get(index)
+        if table is not None:
+            return table
         with self._lock:
             table = self._cache.get(index)
             if table is not None:

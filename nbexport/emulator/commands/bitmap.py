@@ -1,7 +1,14 @@
-"""block-dirty-bitmap-add and -remove."""
+"""Commands on dirty bitmaps; as actions of a transaction they can be undone.
+
+Each action is prepared: what fails, fails then and changes nothing. What was prepared is in effect
+at once and can be undone; only a removal waits for the commit, as in QEMU.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.bits import Bitmap
@@ -12,6 +19,8 @@ from nbexport.errors import CommandError
 from nbexport.units import is_power_of_two
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nbexport.emulator.commands.registry import Arguments
     from nbexport.emulator.graph import Node
     from nbexport.emulator.machine import Machine
@@ -36,8 +45,43 @@ def look_up(machine: Machine, node_name: str, name: str) -> tuple[Node, DirtyBit
     return node, bitmap
 
 
-@command("block-dirty-bitmap-add")
-async def add(machine: Machine, arguments: Arguments) -> None:
+@dataclass
+class Change:
+    """A prepared action.
+
+    Attributes:
+        commit: makes it final.
+        undo: takes it back.
+    """
+
+    undo: Callable[[], None]
+    commit: Callable[[], None] = lambda: None
+
+
+Action = Callable[["Machine", "Arguments"], Change]
+
+ACTIONS: dict[str, Action] = {}
+"""The actions, by the name that the newest schema gives them."""
+
+
+def _action(name: str, *more: str) -> Callable[[Action], Action]:
+    """Register an action, and the command that does the same, under all its names."""
+
+    def register(prepare: Action) -> Action:
+        for each in (name, *more):
+            ACTIONS[each] = prepare
+
+            @command(each)
+            async def run(machine: Machine, arguments: Arguments) -> None:
+                prepare(machine, arguments).commit()
+
+        return prepare
+
+    return register
+
+
+@_action("block-dirty-bitmap-add")
+def add(machine: Machine, arguments: Arguments) -> Change:
     """Create an empty bitmap on a node."""
     name: str = arguments["name"]
     if not name:
@@ -53,14 +97,12 @@ async def add(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Bitmap already exists: {name}")
     if len(name.encode()) > NAME_LENGTH_MAX:
         raise CommandError(f"Bitmap name too long: {name}")
-    node.bitmaps.append(
-        DirtyBitmap(
-            name,
-            Bitmap(node.block.size, granularity),
-            enabled=not arguments.get("disabled", False),
-            persistent=persistent,
-        )
+    disabled = arguments.get("disabled", arguments.get("x-disabled", False))
+    made = DirtyBitmap(
+        name, Bitmap(node.block.size, granularity), enabled=not disabled, persistent=persistent
     )
+    node.bitmaps.append(made)
+    return Change(lambda: node.bitmaps.remove(made))
 
 
 def _check_persistent(node: Node, name: str, granularity: int) -> None:
@@ -84,13 +126,127 @@ def _check_persistent(node: Node, name: str, granularity: int) -> None:
         raise CommandError(f"Can't make bitmap '{name}' persistent in '{node.name}': {reason}")
 
 
-@command("block-dirty-bitmap-remove")
-async def remove(machine: Machine, arguments: Arguments) -> None:
+@_action("block-dirty-bitmap-remove")
+def remove(machine: Machine, arguments: Arguments) -> Change:
     """Delete a bitmap that nothing uses."""
     node, bitmap = look_up(machine, arguments["node"], arguments["name"])
     bitmap.check(allow_inconsistent=True)
+    _check_stored(node, bitmap)
+    bitmap.busy = True
+
+    def undo() -> None:
+        bitmap.busy = False
+
+    return Change(undo, lambda: node.bitmaps.remove(bitmap))
+
+
+@_action("block-dirty-bitmap-clear")
+def clear(machine: Machine, arguments: Arguments) -> Change:
+    """Make all of a bitmap clean."""
+    node, bitmap = look_up(machine, arguments["node"], arguments["name"])
+    bitmap.check()
+    _check_stored(node, bitmap)
+    undo = _keep_bits(bitmap)
+    bitmap.bits.clear()
+    return Change(undo)
+
+
+@_action("block-dirty-bitmap-enable", "x-block-dirty-bitmap-enable")
+def enable(machine: Machine, arguments: Arguments) -> Change:
+    """Let a bitmap record writes."""
+    return _set_enabled(machine, arguments, enabled=True)
+
+
+@_action("block-dirty-bitmap-disable", "x-block-dirty-bitmap-disable")
+def disable(machine: Machine, arguments: Arguments) -> Change:
+    """Let a bitmap stay as it is."""
+    return _set_enabled(machine, arguments, enabled=False)
+
+
+def _set_enabled(machine: Machine, arguments: Arguments, *, enabled: bool) -> Change:
+    node, bitmap = look_up(machine, arguments["node"], arguments["name"])
+    bitmap.check(allow_readonly=True)
+    _check_stored(node, bitmap)
+    before = bitmap.enabled
+    bitmap.enabled = enabled
+
+    def undo() -> None:
+        bitmap.enabled = before
+
+    return Change(undo)
+
+
+@_action("block-dirty-bitmap-merge", "x-block-dirty-bitmap-merge")
+def merge(machine: Machine, arguments: Arguments) -> Change:
+    """Add what other bitmaps mark to a bitmap; all of them or none.
+
+    A list of no bitmaps changes nothing. (QEMU 7.0 and later end with a segmentation fault.)
+    """
+    # 3.0 and 3.1 merge one bitmap, and name both otherwise.
+    several = "bitmaps" in arguments
+    into = arguments["target" if several else "dst_name"]
+    node, target = look_up(machine, arguments["node"], into)
+    given = arguments["bitmaps"] if several else [arguments["src_name"]]
+    bits = target.bits.copy()
+    sources = []
+    for each in given:
+        source = _source(machine, node, each)
+        if machine.release.merges_one_by_one:
+            target.check()
+        source.check(allow_readonly=True)
+        _check_sizes(machine, target, source)
+        sources.append(source)
+    target.check()
+    _check_stored(node, target)
+    for source in sources:
+        bits.merge(source.bits)
+    undo = _keep_bits(target)
+    target.bits = bits
+    return Change(undo)
+
+
+def _source(machine: Machine, node: Node, given: str | Mapping[str, str]) -> DirtyBitmap:
+    if not isinstance(given, str):
+        return look_up(machine, given["node"], given["name"])[1]
+    bitmap = node.bitmap(given)
+    if bitmap is None:
+        raise CommandError(f"Dirty bitmap '{given}' not found")
+    return bitmap
+
+
+def _check_sizes(machine: Machine, target: DirtyBitmap, source: DirtyBitmap) -> None:
+    if source.bits.size == target.bits.size:
+        return
+    if not machine.release.merges_one_by_one:
+        raise CommandError("Bitmaps are incompatible and can't be merged")
+    raise CommandError(
+        f"Bitmaps are of different sizes (destination size is {target.bits.size}, source size is "
+        f"{source.bits.size}) and can't be merged"
+    )
+
+
+def _keep_bits(bitmap: DirtyBitmap) -> Callable[[], None]:
+    """Return what brings a bitmap's bits back to what they are now."""
+    before = bitmap.bits.copy()
+
+    def undo() -> None:
+        bitmap.bits = before
+
+    return undo
+
+
+def _check_stored(node: Node, bitmap: DirtyBitmap) -> None:
+    """Raise CommandError if the change would have to be stored in an image."""
     if bitmap.persistent and not node.read_only:
         raise CommandError(
             f"Bitmap '{bitmap.name}' is stored in the image, and this emulator writes no images"
         )
-    node.bitmaps.remove(bitmap)
+
+
+@command("x-debug-block-dirty-bitmap-sha256")
+async def digest(machine: Machine, arguments: Arguments) -> dict[str, str]:
+    """Tell a digest of a bitmap's bits, in 64-bit words, at least one."""
+    _, bitmap = look_up(machine, arguments["node"], arguments["name"])
+    packed = bitmap.bits.to_bytes()
+    words = max(1, -(-len(packed) // 8))
+    return {"sha256": hashlib.sha256(packed.ljust(8 * words, b"\0")).hexdigest()}

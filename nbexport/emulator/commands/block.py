@@ -54,6 +54,6 @@ async def query_nodes(machine: Machine, arguments: Arguments) -> list[dict[str, 
     flat = arguments.get("flat", False)
     nodes = list(reversed(machine.graph.nodes.values()))
     described: list[dict[str, Any]] = await machine.in_thread(
-        lambda: [describe.node_info(node, machine.release, flat=flat) for node in nodes]
+        lambda: [describe.node_info(node, flat=flat) for node in nodes]
     )
     return described

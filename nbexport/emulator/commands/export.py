@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbexport import nbd
+from nbexport.emulator.commands import legacy
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import BlockExport, DirtyBitmap, Node, is_well_formed
+from nbexport.emulator.nbd_exports import make_export, running_server
 from nbexport.errors import CommandError, UsageError
-from nbexport.units import SECTOR_SIZE, align_down
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from nbexport.emulator.commands.registry import Arguments
     from nbexport.emulator.machine import Machine
@@ -29,7 +29,9 @@ async def server_start(machine: Machine, arguments: Arguments) -> None:
         raise CommandError("NBD server already running")
     max_connections = arguments.get("max-connections", machine.release.max_connections)
     server = nbd.NbdServer(
-        max_connections=max_connections, handshake_seconds=machine.release.handshake_seconds
+        max_connections=max_connections,
+        handshake_seconds=arguments.get("handshake-max-seconds", machine.release.handshake_seconds),
+        profile=machine.release.nbd_profile,
     )
     address = arguments["addr"]
     try:
@@ -78,13 +80,17 @@ async def _listen(server: nbd.NbdServer, kind: str, data: Mapping[str, Any]) -> 
 @command("nbd-server-stop")
 async def server_stop(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001 - it has none
     """Remove every NBD export, cut every client, close the listening socket."""
-    _running_server(machine)
+    if machine.release.stop_needs_server:
+        running_server(machine)
     await machine.stop_nbd_server()
 
 
 @command("nbd-server-add")
 async def server_add(machine: Machine, arguments: Arguments) -> None:
     """Export a node under its name: the deprecated form, one bitmap at the most."""
+    if not machine.release.exports_have_ids:
+        legacy.add(machine, arguments)
+        return
     device = arguments["device"]
     node = machine.graph.find(device)
     name = arguments.get("name", device)
@@ -107,6 +113,8 @@ async def server_add(machine: Machine, arguments: Arguments) -> None:
 async def server_remove(machine: Machine, arguments: Arguments) -> None:
     """Remove an NBD export by its id: the deprecated form of block-export-del."""
     name = arguments["name"]
+    if not machine.release.exports_have_ids:
+        running_server(machine)
     export = machine.graph.exports.get(name)
     if export is not None and export.type != "nbd":
         raise CommandError(f"Block export '{name}' is not an NBD export")
@@ -139,15 +147,11 @@ async def query_exports(machine: Machine, arguments: Arguments) -> list[dict[str
     ]
 
 
-def _running_server(machine: Machine) -> nbd.NbdServer:
-    if machine.nbd_server is None:
-        raise CommandError("NBD server not running")
-    return machine.nbd_server
-
-
 async def _add_export(machine: Machine, arguments: Arguments) -> None:
     """Check in QEMU's order, then create: nothing is left behind by a failure."""
     identifier: str = arguments["id"]
+    if isinstance(arguments.get("iothread"), list) and arguments.get("fixed-iothread", False):
+        raise CommandError("Cannot use fixed-iothread for a multi-threaded export")
     if not is_well_formed(identifier):
         raise CommandError("Invalid block export id")
     if identifier in machine.graph.exports:
@@ -161,9 +165,9 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         if node.read_only:
             raise CommandError("Cannot export read-only node as writable")
         raise CommandError("Writable exports are not supported by this emulator")
-    if "iothread" in arguments:
-        raise CommandError(f'iothread "{arguments["iothread"]}" not found')
-    server = _running_server(machine)
+    for thread in _threads(arguments):
+        raise CommandError(f'iothread "{thread}" not found')
+    server = running_server(machine)
     name: str = arguments.get("name", node.name)
     description: str | None = arguments.get("description")
     if len(name.encode()) > STRING_LENGTH_MAX:
@@ -173,26 +177,21 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
     if name in server.exports:
         raise CommandError(f"NBD server already has export named '{name}'")
     bitmaps = [_find_bitmap(machine, node, given) for given in arguments.get("bitmaps", ())]
-    server.add(_nbd_export(machine, node, name, arguments, bitmaps))
+    named = [(bitmap.name, bitmap) for bitmap in bitmaps]
+    server.add(make_export(machine, node, name, arguments, named))
     for bitmap in bitmaps:
         bitmap.busy = True
     machine.graph.exports[identifier] = BlockExport(identifier, "nbd", node, name, bitmaps)
 
 
-def _nbd_export(
-    machine: Machine, node: Node, name: str, arguments: Arguments, bitmaps: Sequence[DirtyBitmap]
-) -> nbd.Export:
-    by_limit = machine.release.multi_conn_by_limit
-    return nbd.from_node(
-        node.block,
-        name,
-        size=align_down(node.block.size, SECTOR_SIZE),
-        description=arguments.get("description"),
-        allocation_depth=arguments.get("allocation-depth", False),
-        # The bits, not extents of them: the server keeps what it has made of bits.
-        bitmaps=[(bitmap.name, partial(getattr, bitmap, "bits")) for bitmap in bitmaps],
-        multi_conn=machine.nbd_max_connections != 1 if by_limit else True,
-    )
+def _threads(arguments: Arguments) -> list[str]:
+    """Return the I/O threads that an export is to run in, none if nothing is said."""
+    if "iothread" not in arguments:
+        return []
+    given = arguments["iothread"]
+    if given == []:
+        raise CommandError("The set of I/O threads must not be empty")
+    return given if isinstance(given, list) else [given]
 
 
 def _find_bitmap(machine: Machine, node: Node, given: str | Mapping[str, str]) -> DirtyBitmap:
@@ -227,7 +226,7 @@ async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:
         raise CommandError(f"Export '{identifier}' is not found")
     if export.shutting_down:
         raise CommandError(f"Export '{identifier}' is already shutting down")
-    server = _running_server(machine)
+    server = running_server(machine)
     busy = server.clients_of(export.name) > 0
     if mode == "safe" and busy:
         raise CommandError(f"export '{identifier}' still in use")

@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+from extended import COOKIE, chunk, error, ids, request
 from hypothesis import given
 from hypothesis import strategies as st
 from nbd_talk import (
@@ -41,7 +42,6 @@ from nbexport.nbd import (
 
 SIZE = 16 << 40
 MAX = 32 << 20
-COOKIE = 0x1122334455667788
 BASE = MetaContext("base:allocation", 0, lambda a, b: Extents.uniform(a, b, 3))
 DIRTY = MetaContext("qemu:dirty-bitmap:b", 7, Extents([0, 512, SIZE], [1, 0]).clip)
 
@@ -138,21 +138,6 @@ def engine_for(*contexts, writable=False, profile=QEMU_8_2, alignment=1):
     return ServerTransmission(choice, profile)
 
 
-def request(command, offset=0, length=0, flags=0, payload=b"", cookie=COOKIE):
-    head = struct.pack(">IHHQQQ", 0x21E41C71, flags, command, cookie, offset, length)
-    return head + payload
-
-
-def chunk(kind, payload=b"", *, offset=0, done=True):
-    head = struct.pack(">IHHQQQ", 0x6E8A278C, int(done), kind, COOKIE, offset, len(payload))
-    return head + payload
-
-
-def error(text, *, offset=0, number=22):
-    data = text.encode()
-    return chunk(0x8001, struct.pack(">IH", number, len(data)) + data, offset=offset)
-
-
 def feed(engine, data, *, at_once=True):
     got = []
     for piece in [data] if at_once else [data[i : i + 1] for i in range(len(data))]:
@@ -204,16 +189,12 @@ def test_117_one_extent_where_one_is_asked_for():
     )
 
 
-def payload(length, *ids):
-    return struct.pack(f">Q{len(ids)}I", length, *ids)
-
-
 def test_119_the_filter_returns_what_was_asked_for():
     engine = engine_for(BASE, DIRTY)
-    asked = payload(1 << 40, 7)
+    asked = ids(1 << 40, 7)
     sent = status(engine, 512, len(asked), PAYLOAD_LEN, asked)
     assert sent == chunk(6, struct.pack(">IIQQ", 7, 1, 1 << 40, 0), offset=512)
-    both = payload(512, 7, 0)
+    both = ids(512, 7, 0)
     sent = status(engine, 0, len(both), PAYLOAD_LEN, both)
     assert sent.count(struct.pack(">II", 0x6E8A278C, 6)) == 1
     assert sent[:8] == struct.pack(">IHH", 0x6E8A278C, 0, 6)
@@ -221,8 +202,8 @@ def test_119_the_filter_returns_what_was_asked_for():
 
 @pytest.mark.parametrize(
     "data",
-    [payload(512), payload(512, 9), payload(512, 7, 7), payload(512, 0) + b"x",
-     payload(512, 0, 7, 0), b"", b"1234", bytes(4096)],
+    [ids(512), ids(512, 9), ids(512, 7, 7), ids(512, 0) + b"x",
+     ids(512, 0, 7, 0), b"", b"1234", bytes(4096)],
     ids=["none", "unknown", "twice", "odd", "many", "empty", "short", "long"],
 )  # fmt: skip
 def test_119_a_bad_filter_is_drained_and_refused(data):
@@ -242,7 +223,7 @@ def test_119_a_bad_filter_is_drained_and_refused(data):
     ],
 )
 def test_119_the_length_in_a_filter_is_checked_as_any(length, text):
-    asked = payload(length, 0)
+    asked = ids(length, 0)
     got, sent = feed(engine_for(BASE), request(STATUS, 0, len(asked), PAYLOAD_LEN, asked))
     assert (got, sent) == ([], error(text))
 
@@ -330,7 +311,7 @@ def test_d9_a_client_that_asked_for_the_block_size_keeps_to_it(offset, length):
             st.sampled_from((0, 512, SIZE, 2**64 - 1)),
             st.sampled_from((0, 1, 12, 16, 40, MAX + 1, SIZE)),
             st.sampled_from((0, 0, PAYLOAD_LEN, PAYLOAD_LEN, 8, 1 << 15)),
-            st.sampled_from((b"", payload(512, 0), payload(0, 7), bytes(40))),
+            st.sampled_from((b"", ids(512, 0), ids(0, 7), bytes(40))),
         ),
         max_size=5,
     ).map(b"".join),

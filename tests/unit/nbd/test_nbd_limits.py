@@ -279,7 +279,7 @@ def test_a_client_that_reads_slowly_is_not(path):
             time.sleep(0.05)
 
 
-def test_15_17_hundreds_of_silent_clients_do_not_delay_one_that_works(path):
+def test_015_017_hundreds_of_silent_clients_do_not_delay_one_that_works(path):
     disk = Disk()
     with (
         serving(path, disk.export(), max_connections=0, handshake_seconds=2.0) as (running, _call),

@@ -44,13 +44,13 @@ def kinds(engine, data=b""):
     return found
 
 
-def test_56_a_server_without_tls_refuses_it_and_goes_on():
+def test_056_a_server_without_tls_refuses_it_and_goes_on():
     engine = engine_for(TlsMode.NONE)
     assert kinds(engine, FLAGS + option(STARTTLS) + option(99)) == [POLICY, 0x80000001]
 
 
 @pytest.mark.parametrize("mode", [TlsMode.OPTIONAL, TlsMode.REQUIRED])
-def test_60_everything_learnt_before_tls_is_forgotten(mode):
+def test_060_everything_learnt_before_tls_is_forgotten(mode):
     engine = engine_for(mode)
     if mode is TlsMode.OPTIONAL:
         steps = option(STRUCTURED) + option(EXTENDED) + option(SET_META, queries(b"", b"base:"))
@@ -69,14 +69,14 @@ def test_60_everything_learnt_before_tls_is_forgotten(mode):
 
 @pytest.mark.parametrize("mode", [TlsMode.OPTIONAL, TlsMode.REQUIRED])
 @pytest.mark.parametrize("behind", [b"x", option(LIST), option(GO, info(b""))])
-def test_61_bytes_behind_starttls_close(mode, behind):
+def test_061_bytes_behind_starttls_close(mode, behind):
     engine = engine_for(mode)
     assert kinds(engine, FLAGS + option(STARTTLS) + behind) == []
     assert engine.closed
     assert engine.choice is None
 
 
-def test_57_before_required_tls_only_tls_and_goodbye():
+def test_057_before_required_tls_only_tls_and_goodbye():
     for number in (LIST, STRUCTURED, EXTENDED, SET_META, GO, 99):
         engine = engine_for(TlsMode.REQUIRED)
         assert kinds(engine, FLAGS + option(number, b"abc") + option(LIST)) == [TLS_REQD] * 2
@@ -89,7 +89,7 @@ def test_57_before_required_tls_only_tls_and_goodbye():
     assert engine.closed
 
 
-def test_58_starttls_with_data():
+def test_058_starttls_with_data():
     engine = engine_for(TlsMode.OPTIONAL)
     assert kinds(engine, FLAGS + option(STARTTLS, b"x") + option(LIST)) == [INVALID, 2, ACK]
     engine = engine_for(TlsMode.REQUIRED)

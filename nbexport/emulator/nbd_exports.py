@@ -1,0 +1,58 @@
+"""What the commands hand to the NBD server."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nbexport import nbd
+from nbexport.errors import CommandError
+from nbexport.units import SECTOR_SIZE, align_down
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nbexport.emulator.graph import DirtyBitmap, Node
+    from nbexport.emulator.machine import Machine
+
+
+def running_server(machine: Machine) -> nbd.NbdServer:
+    """Return the NBD server.
+
+    Raises:
+        CommandError: it does not run.
+    """
+    if machine.nbd_server is None:
+        raise CommandError("NBD server not running")
+    return machine.nbd_server
+
+
+def make_export(
+    machine: Machine,
+    node: Node,
+    name: str,
+    arguments: Mapping[str, Any],
+    bitmaps: Sequence[tuple[str, DirtyBitmap]],
+) -> nbd.Export:
+    """Return an export of a node.
+
+    Args:
+        machine: decides what depends on the release.
+        node: what is exported.
+        name: its name on the NBD server.
+        arguments: of the command.
+        bitmaps: the names that clients see, and the bitmaps.
+    """
+    release = machine.release
+    shared = machine.nbd_max_connections != 1 if release.multi_conn_by_limit else True
+    return nbd.from_node(
+        node.block,
+        name,
+        size=align_down(node.block.size, SECTOR_SIZE),
+        description=arguments.get("description"),
+        allocation_depth=arguments.get("allocation-depth", False),
+        # The bits, not extents of them: the server keeps what it has made of bits.
+        bitmaps=[(shown, partial(getattr, bitmap, "bits")) for shown, bitmap in bitmaps],
+        first_bitmap_id=release.first_bitmap_id,
+        multi_conn=shared and release.shares_readonly,
+    )
