@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nbexport.block import locks
 from nbexport.block.chain import probe_format, split_protocol, unsupported_driver
 from nbexport.block.file import open_file
+from nbexport.block.open import as_name
 from nbexport.block.qcow2 import layout
 from nbexport.block.qcow2.allocator import Allocator
 from nbexport.block.qcow2.bitmap_store import BitmapStore, check_new
@@ -47,14 +48,15 @@ def edit_bitmaps(
         ImageLockedError: another process uses the image.
         OSError: it cannot be opened, read or written.
     """
-    with open_file(split_protocol(str(filename)), writable=True) as file:
+    name = as_name(filename)
+    with open_file(split_protocol(name), writable=True) as file:
         driver = probe_format(file) if format is None else format
         if driver in {RawNode.driver, file.driver}:
             file.locks.acquire(*locks.for_data(writable=True))
-            yield NoBitmaps(str(filename))
+            yield NoBitmaps(name)
             return
         if driver != Qcow2Node.driver:
-            raise unsupported_driver(driver, str(filename))
+            raise unsupported_driver(driver, name)
         file.locks.acquire(*locks.for_format(writable=True))
         with Qcow2Node(file, backing=None) as node:
             if node.data_file is not None:

@@ -19,6 +19,8 @@ from nbexport.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nbexport.block.node import BlockNode
+
 HELD_BASE: Final = 100
 """Offset of the byte of the first permission that is held."""
 DENIED_BASE: Final = 200
@@ -131,6 +133,20 @@ def _checked(
     return held, NOTHING
 
 
+def keep_length(node: BlockNode) -> None:
+    """Deny others to change the length of the file below ``node``, which is being exported.
+
+    Raises:
+        ImageLockedError: another process may change it.
+        OSError: the host failed.
+    """
+    while node.file is not None:
+        node = node.file
+    file_locks = getattr(node, "locks", None)
+    if isinstance(file_locks, FileLocks):
+        file_locks.acquire(NOTHING, Permission.RESIZE)
+
+
 class FileLocks:
     """The locks of one open file; they end when the file is closed.
 
@@ -191,10 +207,19 @@ class FileLocks:
         Raises:
             OSError: the host failed.
         """
-        bytes_ = [HELD_BASE + bit for bit in _bits(self.held)]
-        bytes_ += [DENIED_BASE + bit for bit in _bits(self.denied)]
-        self.held = self.denied = NOTHING
-        for byte in bytes_:
+        self.keep(NOTHING, NOTHING)
+
+    def keep(self, held: Permission, denied: Permission) -> None:
+        """Give up all locks but those for these permissions.
+
+        Raises:
+            OSError: the host failed.
+        """
+        gone = [HELD_BASE + bit for bit in _bits(self.held & ~held)]
+        gone += [DENIED_BASE + bit for bit in _bits(self.denied & ~denied)]
+        self.held &= held
+        self.denied &= denied
+        for byte in gone:
             self._set(byte, fcntl.F_UNLCK)
 
     def _is_supported(self) -> bool:

@@ -40,7 +40,7 @@ def open_image(
         OSError: a file is missing, is neither a regular file nor a block device, or cannot be
             read. The text is one line that names the file.
     """
-    name = filename if isinstance(filename, str) else _as_path(str(filename))
+    name = as_name(filename)
     node, _ = open_layer(name, format, Qcow2Node, force_share=force_share)
     if isinstance(node, Qcow2Node):
         open_backing_chain(node, force_share=force_share)
@@ -62,7 +62,10 @@ def _load_snapshot(node: BlockNode, name: str) -> None:
     node.load_snapshot(name)
 
 
-def _as_path(name: str) -> str:
-    """Return a Path's text in a form in which a colon is no protocol."""
+def as_name(filename: str | Path) -> str:
+    """Return a file name as text; that of a Path in a form in which a colon is no protocol."""
+    if isinstance(filename, str):
+        return filename
+    name = str(filename)
     head, colon, _ = name.partition(":")
     return f"./{name}" if colon and "/" not in head else name

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nbexport import block, heap, nbd
+from nbexport.block import locks
 from nbexport.cli.serving import Listening, serve
 from nbexport.errors import UsageError
 
@@ -146,6 +147,7 @@ def serve_command(
     listening = Listening.choose(socket, bind, port, fd)
     tls = _tls(tls_creds, tls_mode, tls_authz, verify_peer=tls_verify_peer)
     with contextlib.closing(_open(image, image_format, writable=writable)) as node:
+        locks.keep_length(node)
         export = nbd.from_node(
             node,
             export_name,
@@ -173,6 +175,7 @@ def _open(image: str, image_format: str | None, *, writable: bool) -> BlockNode:
 
     Raises:
         UsageError: it is not.
+        ImageLockedError: another process uses the image.
     """
     if not writable:
         return block.open_image(image, format=image_format)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nbexport import block
 from nbexport.bits import Bitmap
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
+from nbexport.emulator.sharing import hold, settle
 from nbexport.errors import CommandError, FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ class Builder:
             for node in reversed(self._made):
                 del self._graph.nodes[node.name]
                 node.block.close()
+            settle(self._graph)
             if isinstance(error, FormatError):
                 raise CommandError(error.message) from error
+            if isinstance(error, block.ImageLockedError):
+                raise CommandError(error.reason) from error
             if isinstance(error, UsageError | OSError):
                 raise CommandError(str(error)) from error
             raise
@@ -106,6 +110,7 @@ class Builder:
     def _qcow2(
         self, name: str, file: Node, options: Options, *, read_only: bool, depth: int
     ) -> Node:
+        hold(file, writable=not read_only)
         if "backing" not in options:
             disk = block.Qcow2Node(file.block)
             node = self._register(name, disk, options, read_only=read_only, file=file)
@@ -117,6 +122,8 @@ class Builder:
         if options["backing"] is not None:
             try:
                 node.backing = self._child(options["backing"], read_only=True, depth=depth)
+            except block.ImageLockedError as error:
+                raise error.below("Could not open backing file: ") from error
             except (CommandError, OSError, UsageError) as error:
                 raise CommandError(f"Could not open backing file: {error}") from error
             except FormatError as error:

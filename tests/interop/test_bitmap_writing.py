@@ -322,6 +322,31 @@ def test_any_operations_leave_what_qemu_leaves(folder, monitor, options, steps):
     run("qemu-img", "compare", "mine.qcow2", "twin.qcow2")
 
 
+@pytest.mark.parametrize("claimed", ["l1", "l2"])
+def test_an_image_with_snapshots_and_a_claim_on_its_metadata(folder, claimed):
+    create("a.qcow2", "-o", "cluster_size=4k")
+    run("qemu-img", "bitmap", "--add", "-g", "512", "a.qcow2", "b0")
+    run("qemu-io", "-c", "write -P 7 0 900k", "a.qcow2")
+    run("qemu-img", "snapshot", "-c", "before", "a.qcow2")
+    run("qemu-io", "-c", "write -P 8 100k 300k", "a.qcow2")
+    assert ours("--add", "--merge", "b0", "a.qcow2", "b1") == (0, "")
+    checked("a.qcow2")
+    run("qemu-io", "-r", "-c", "read -P 8 100k 300k", "-c", "read -P 7 400k 500k", "a.qcow2")
+    # A bitmap that names a table as its bits: freeing it must not give the table away.
+    with open_image("a.qcow2") as node:
+        l1 = node.header.l1_table_offset
+        place = node.header.bitmaps.directory_offset
+    stored = bytearray(Path("a.qcow2").read_bytes())
+    table = int.from_bytes(stored[place : place + 8], "big")
+    l2 = int.from_bytes(stored[l1 : l1 + 8], "big") & ~(1 << 63)
+    stored[table : table + 8] = {"l1": l1, "l2": l2}[claimed].to_bytes(8, "big")
+    Path("a.qcow2").write_bytes(stored)
+    assert ours("--remove", "a.qcow2", "b0") == (0, "")
+    assert ours("--add", "a.qcow2", "b2") == (0, "")
+    run("qemu-io", "-r", "-c", "read -P 8 100k 300k", "-c", "read -P 7 400k 500k", "a.qcow2")
+    assert run("qemu-img", "check", "a.qcow2", check=False).returncode == 3
+
+
 @settings(
     max_examples=15,
     deadline=None,

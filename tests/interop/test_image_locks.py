@@ -12,6 +12,7 @@ import pytest
 from peers import background, peer, qemu_nbd, run
 
 from nbexport.block import FileNode, ImageLockedError, check_image, image_info, locks, open_image
+from nbexport.emulator.targets import launch
 
 pytestmark = pytest.mark.interop
 
@@ -170,3 +171,53 @@ def test_the_command_has_qemus_option(images):
             assert 'Failed to get shared "write" lock' in plain.stderr
             assert "Is another process using the image [top.qcow2]?" in plain.stderr
             subprocess.run([*command, *what, "-U", "top.qcow2"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--writable",)])
+def test_an_export_of_ours_holds_what_one_of_qemu_holds(images, options):
+    with held(images, "disk.raw", *(() if options else ("-r",))):
+        theirs = locked("disk.raw")
+    path = images / "ours.sock"
+    command = [sys.executable, "-m", "nbexport", "serve", "-f", "raw", "--socket", path]
+    with background(*command, *options, "disk.raw", ready=path, stdout=subprocess.DEVNULL):
+        assert locked("disk.raw") == theirs
+        done = run("qemu-img", "resize", "-f", "raw", "disk.raw", "2M", check=False)
+        assert 'Failed to get "resize" lock' in done.stderr
+
+
+def qcow2(name: str, **options) -> dict:
+    file = {"driver": "file", "filename": name}
+    return {"driver": "qcow2", "node-name": "n", "file": file, **options}
+
+
+def test_the_monitor_holds_and_minds_what_qemus_does(images):
+    files = [str(images / name) for name in ("top.qcow2", "base.qcow2")]
+    answers: dict[str, list] = {}
+    for target in ("emulated", "qemu-storage-daemon"):
+        said = answers[target] = []
+        with launch(target, "7.2") as monitor:
+            for holder, option in (("top.qcow2", ()), ("top.qcow2", ("-r",)), ("base.qcow2", ())):
+                with held(images, holder, *option):
+                    for name in files:
+                        for read_only in (False, True):
+                            options = qcow2(name, **{"read-only": read_only})
+                            said.append(monitor.ask("blockdev-add", options))
+                            said.append(monitor.ask("blockdev-del", {"node-name": "n"}))
+                            options["backing"] = None
+                            said.append(monitor.ask("blockdev-add", options))
+                            said.append(monitor.ask("blockdev-del", {"node-name": "n"}))
+            # A file of its own outlives the image on it, and is free again.
+            file = {"driver": "file", "node-name": "f", "filename": files[0]}
+            said.append(monitor.ask("blockdev-add", file))
+            said.append(sorted(locked(files[0])))
+            for read_only in (False, True):
+                options = qcow2("", file="f", **{"read-only": read_only})
+                said.append(monitor.ask("blockdev-add", options))
+                said.append([sorted(locked(name)) for name in files])
+                said.append(words(run("qemu-img", "info", files[0], check=False)))
+                said.append(monitor.ask("blockdev-del", {"node-name": "n"}))
+                said.append([sorted(locked(name)) for name in files])
+            said.append(monitor.ask("blockdev-add", qcow2("", file="f", backing="no")))
+            said.append([sorted(locked(name)) for name in files])
+    assert answers["emulated"] == answers["qemu-storage-daemon"]
+    assert any("Failed to get" in str(answer) for answer in answers["emulated"])

@@ -49,6 +49,7 @@ class Allocator:
         header: its checked header.
 
     Raises:
+        FormatError: two tables are at the same place; writing one would destroy the other.
         OSError: the host cannot read.
 
     Source: qcow2 specification, "Host cluster management".
@@ -69,7 +70,7 @@ class Allocator:
         self._dirty: set[int] = set()
         self._new_entries: set[int] = set()
         self._hint = 0  # below it every cluster is in use
-        self._fixed = self._metadata()
+        self._fixed, self._l2 = self._metadata()
 
     @property
     def _words(self) -> int:
@@ -101,14 +102,28 @@ class Allocator:
         """Count ``count`` clusters from ``offset`` once less.
 
         Raises:
-            FormatError: one of them is not counted at all.
+            FormatError: one of them is not counted at all, or holds a table that the image needs.
             OSError: the host failed.
         """
         first = offset // self._size
-        self._change(first, count, -1)
         low, high = np.searchsorted(self._fixed, [first, first + count])
-        if low < high:  # a table that has moved
-            self._fixed = np.delete(self._fixed, np.arange(low, high))
+        if low < high:
+            at = int(self._fixed[low]) * self._size
+            raise FormatError(
+                f"something refers to the metadata at offset {at:#x} as if it were its own; the "
+                "image is corrupt, and is not written",
+                path=self._file.filename,
+            )
+        self._change(first, count, -1)
+        low, high = np.searchsorted(self._l2, [first, first + count])
+        if low < high:  # tables that have moved
+            self._l2 = np.delete(self._l2, np.arange(low, high))
+
+    def holds_table(self, offset: int, count: int) -> bool:
+        """Return whether one of ``count`` clusters from ``offset`` was a table at the beginning."""
+        first = offset // self._size
+        ends = [first, first + count]
+        return any(np.diff(np.searchsorted(known, ends))[0] for known in (self._fixed, self._l2))
 
     def count_more(self, offset: int, count: int) -> None:
         """Count clusters that are in use once more: something else refers to them too.
@@ -182,9 +197,11 @@ class Allocator:
     def _found(self, first: int, count: int) -> int:
         if count == 1:
             self._hint = max(self._hint, first)
-        at = int(np.searchsorted(self._fixed, first))
-        if at < len(self._fixed) and int(self._fixed[at]) < first + count:
-            offset = int(self._fixed[at]) * self._size
+        for known in (self._fixed, self._l2):
+            at = int(np.searchsorted(known, first))
+            if at == len(known) or int(known[at]) >= first + count:
+                continue
+            offset = int(known[at]) * self._size
             raise FormatError(
                 f"the metadata at offset {offset:#x} is counted as free; the image is corrupt, and "
                 "is not written",
@@ -192,8 +209,14 @@ class Allocator:
             )
         return first
 
-    def _metadata(self) -> NDArray[np.int64]:
-        """Return the clusters of all tables, sorted: they must never be given away."""
+    def _metadata(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the clusters of all tables: they must never be given away.
+
+        Shape: those that only this class moves (n,), L2 tables (m,); both sorted.
+
+        Raises:
+            FormatError: a cluster belongs to two of them.
+        """
         header = self._header
         ranges = [
             (0, 1),
@@ -201,8 +224,6 @@ class Allocator:
             (header.l1_table_offset, header.l1_size * layout.ENTRY_SIZE),
             (header.snapshots_offset, header.snapshots_length),
         ]
-        if header.bitmaps is not None:
-            ranges.append((header.bitmaps.directory_offset, header.bitmaps.directory_size))
         l1 = self._read_words(header.l1_table_offset, header.l1_size)
         l1 &= np.uint64(layout.L1_OFFSET_MASK)
         parts = [
@@ -214,7 +235,16 @@ class Allocator:
             (table[table != 0] // np.uint64(self._size)).astype(np.int64)
             for table in (self._table, l1)
         ]
-        return np.unique(np.concatenate(parts))
+        clusters = np.sort(np.concatenate(parts))
+        twice = np.flatnonzero(clusters[1:] == clusters[:-1])
+        if len(twice):
+            offset = int(clusters[twice[0]]) * self._size
+            raise FormatError(
+                f"two tables are at offset {offset:#x}; the image is corrupt, and is not written",
+                path=self._file.filename,
+            )
+        parts.pop()
+        return np.sort(np.concatenate(parts)), np.setdiff1d(clusters, np.concatenate(parts))
 
     # Counts
 
@@ -350,7 +380,9 @@ class Allocator:
         self._file.flush()
         old = self._table_offset, len(self._table) // self._words
         self._table, self._table_offset = table, offset
-        self._fixed = np.union1d(self._fixed, np.arange(first, first + counted))
+        lost = np.arange(old[1]) + old[0] // self._size
+        taken = np.arange(first, first + counted)
+        self._fixed = np.union1d(np.setdiff1d(self._fixed, lost), taken)
         self.free(*old)
 
     # The file

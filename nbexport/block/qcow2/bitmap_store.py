@@ -11,6 +11,7 @@ stores them anew, beside the old ones, and then makes the header name the new di
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
@@ -43,6 +44,9 @@ class ClusterAllocator(Protocol):
 
     def free(self, offset: int, count: int) -> None:
         """Give clusters back."""
+
+    def holds_table(self, offset: int, count: int) -> bool:
+        """Return whether one of the clusters is a table of the image, which is never a bitmap's."""
 
     def flush(self) -> None:
         """Store the reference counts and make everything durable that was written before."""
@@ -314,7 +318,7 @@ class BitmapStore:
         old = self._node.header.bitmaps
         self._rewrite_header(place)
         if old is not None:
-            self._allocator.free(old.directory_offset, -(-old.directory_size // self._size))
+            self._free(old.directory_offset, -(-old.directory_size // self._size))
 
     def _rewrite_header(self, place: BitmapsExtension | None) -> None:
         bitmap_header.write_extension(self._file, self._node.header, place)
@@ -342,8 +346,14 @@ class BitmapStore:
                 starts = np.flatnonzero(np.diff(offsets, prepend=-self._size) != self._size)
                 ends = np.append(starts[1:], len(offsets))
                 for first, end in zip(starts.tolist(), ends.tolist(), strict=True):
-                    self._allocator.free(int(offsets[first]), end - first)
-            self._allocator.free(table.offset, -(-table.entries * layout.ENTRY_SIZE // self._size))
+                    self._free(int(offsets[first]), end - first)
+            self._free(table.offset, -(-table.entries * layout.ENTRY_SIZE // self._size))
+
+    def _free(self, offset: int, count: int) -> None:
+        # Where a bitmap names what is not its own, or counts are wrong, a leak is the lesser evil.
+        if not self._allocator.holds_table(offset, count):
+            with contextlib.suppress(FormatError):
+                self._allocator.free(offset, count)
 
 
 class InconsistentBitmapError(UsageError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nbexport.emulator import describe
 from nbexport.emulator.builder import Builder
 from nbexport.emulator.commands.registry import command
+from nbexport.emulator.sharing import settle
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Block device {name} is in use")
     for gone in machine.graph.remove(node):
         gone.block.close()
+    settle(machine.graph)
 
 
 @command("query-named-block-nodes")
