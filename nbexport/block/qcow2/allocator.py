@@ -156,14 +156,28 @@ class Allocator:
             self._write_block(index)
         self._dirty.clear()
         if self._new_entries:
+            self._name_new_blocks()
+        self._file.flush()
+
+    def _name_new_blocks(self) -> None:
+        """Let the table name new blocks, each behind the one that counts it."""
+        while self._new_entries:
             self._file.flush()  # a block must be there before the table names it
-            for index in sorted(self._new_entries):
+            counted_by = {
+                index: int(self._table[index]) // self._size // self._per_block
+                for index in self._new_entries
+            }
+            ready = [
+                index
+                for index, owner in counted_by.items()
+                if owner == index or owner not in counted_by
+            ]
+            for index in sorted(ready or counted_by):
                 self._write(
                     self._table_offset + index * layout.ENTRY_SIZE,
                     int(self._table[index]).to_bytes(layout.ENTRY_SIZE, "big"),
                 )
-            self._new_entries.clear()
-        self._file.flush()
+                self._new_entries.discard(index)
 
     # Finding room
 
