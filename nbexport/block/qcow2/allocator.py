@@ -6,13 +6,14 @@
     allocator.free(offset, 3)              # after nothing durable refers to them any more
 
 Followed in that order a crash can leak clusters, and cannot leave one in use uncounted. What a new
-cluster holds is not known: write all of it. Not thread safe.
+cluster holds is not known: write all of it. Each call is thread safe.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -56,6 +57,7 @@ class Allocator:
     """
 
     def __init__(self, file: FileNode, header: Header) -> None:
+        self._lock = threading.RLock()
         self._file = file
         self._header = header
         self._size = header.cluster_size
@@ -88,15 +90,16 @@ class Allocator:
             FormatError: the counts say that metadata is free; the image is corrupt.
             OSError: the file would be too large, or the host failed.
         """
-        while True:
-            first = self._find(count)
-            blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
-            missing = [index for index in blocks if not self._has_block(index)]
-            if not missing:
-                break
-            self._make_block(missing[0])  # may take a cluster of the run: look again
-        self._take(first, count)
-        return first * self._size
+        with self._lock:
+            while True:
+                first = self._find(count)
+                blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
+                missing = [index for index in blocks if not self._has_block(index)]
+                if not missing:
+                    break
+                self._make_block(missing[0])  # may take a cluster of the run: look again
+            self._take(first, count)
+            return first * self._size
 
     def free(self, offset: int, count: int) -> None:
         """Count ``count`` clusters from ``offset`` once less.
@@ -105,19 +108,20 @@ class Allocator:
             FormatError: one of them is not counted at all, or holds a table that the image needs.
             OSError: the host failed.
         """
-        first = offset // self._size
-        low, high = np.searchsorted(self._fixed, [first, first + count])
-        if low < high:
-            at = int(self._fixed[low]) * self._size
-            raise FormatError(
-                f"something refers to the metadata at offset {at:#x} as if it were its own; the "
-                "image is corrupt, and is not written",
-                path=self._file.filename,
-            )
-        self._change(first, count, -1)
-        low, high = np.searchsorted(self._l2, [first, first + count])
-        if low < high:  # tables that have moved
-            self._l2 = np.delete(self._l2, np.arange(low, high))
+        with self._lock:
+            first = offset // self._size
+            low, high = np.searchsorted(self._fixed, [first, first + count])
+            if low < high:
+                at = int(self._fixed[low]) * self._size
+                raise FormatError(
+                    f"something refers to the metadata at offset {at:#x} as if it were its own; "
+                    "the image is corrupt, and is not written",
+                    path=self._file.filename,
+                )
+            self._change(first, count, -1)
+            low, high = np.searchsorted(self._l2, [first, first + count])
+            if low < high:  # tables that have moved
+                self._l2 = np.delete(self._l2, np.arange(low, high))
 
     def holds_table(self, offset: int, count: int) -> bool:
         """Return whether one of ``count`` clusters from ``offset`` was a table at the beginning."""
@@ -132,7 +136,8 @@ class Allocator:
             FormatError: one of them is not in use, or is counted as often as a count can say.
             OSError: the host failed.
         """
-        self._change(offset // self._size, count, 1)
+        with self._lock:
+            self._change(offset // self._size, count, 1)
 
     def count_of(self, offset: int) -> int:
         """Return how often the cluster at ``offset`` is counted.
@@ -141,10 +146,11 @@ class Allocator:
             FormatError: the block of its count is at an impossible place.
             OSError: the host cannot read.
         """
-        index, at = divmod(offset // self._size, self._per_block)
-        if not self._has_block(index):
-            return 0
-        return int(counts_of(self._block(index), self._bits)[at])
+        with self._lock:
+            index, at = divmod(offset // self._size, self._per_block)
+            if not self._has_block(index):
+                return 0
+            return int(counts_of(self._block(index), self._bits)[at])
 
     def flush(self) -> None:
         """Store the counts and make them durable, with everything that was written before.
@@ -152,18 +158,19 @@ class Allocator:
         Raises:
             OSError: the host failed.
         """
-        for index in sorted(self._dirty):
-            self._write_block(index)
-        self._dirty.clear()
-        if self._new_entries:
-            self._file.flush()  # a block must be there before the table names it
-            for index in sorted(self._new_entries):
-                self._write(
-                    self._table_offset + index * layout.ENTRY_SIZE,
-                    int(self._table[index]).to_bytes(layout.ENTRY_SIZE, "big"),
-                )
-            self._new_entries.clear()
-        self._file.flush()
+        with self._lock:
+            for index in sorted(self._dirty):
+                self._write_block(index)
+            self._dirty.clear()
+            if self._new_entries:
+                self._file.flush()  # a block must be there before the table names it
+                for index in sorted(self._new_entries):
+                    self._write(
+                        self._table_offset + index * layout.ENTRY_SIZE,
+                        int(self._table[index]).to_bytes(layout.ENTRY_SIZE, "big"),
+                    )
+                self._new_entries.clear()
+            self._file.flush()
 
     # Finding room
 
@@ -334,6 +341,8 @@ class Allocator:
             return
         if owner != index and not self._has_block(owner):
             index = owner  # it counts itself, and will count the one that was asked for
+        if owner != index and owner in self._new_entries:
+            self.flush()  # the table must name what counts a block before it names the block
         self._table[index] = place * self._size
         self._new_entries.add(index)
         self._file.grow((place + 1) * self._size)
