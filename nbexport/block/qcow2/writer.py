@@ -12,12 +12,13 @@ from __future__ import annotations
 import errno
 import itertools
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from nbexport.block.node import HostFileError
 from nbexport.block.qcow2 import layout, tables
+from nbexport.block.qcow2.segments import Disk, Segment, segments, whole
 from nbexport.units import MiB
 
 if TYPE_CHECKING:
@@ -36,30 +37,6 @@ _OFFSET = np.uint64(layout.L2_OFFSET_MASK)
 _COMPRESSED = np.uint64(layout.L2_COMPRESSED)
 _ZERO = np.uint64(layout.L2_ZERO)
 _ALL_ZEROES: Final = layout.ALL_ALLOCATED << layout.SUBCLUSTERS
-
-
-class Disk(Protocol):
-    """What a writer asks about the disk that it changes."""
-
-    @property
-    def backing(self) -> object | None:
-        """What answers for clusters that are not allocated, if anything but zeroes does."""
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill a buffer with the disk's bytes."""
-
-    def is_known_zero(self, start: int, end: int) -> bool:
-        """Return whether the maps say that a range reads as zeroes."""
-
-
-class _Segment(NamedTuple):
-    """The part of a request that one L2 table maps."""
-
-    table: int  # its number
-    first: int  # entry
-    last: int  # entry behind the last
-    start: int  # of the part, in the disk
-    end: int
 
 
 class Writer:
@@ -153,8 +130,17 @@ class Writer:
         first, last = self._whole(start, end, unit)
         if first > last:  # inside one unit
             first = last = end
-        marked = [(first, last)] if first < last else []
-        written = []
+        marked: list[tuple[int, int]] = []
+        written: list[tuple[int, int]] = []
+        # A compressed cluster has no subclusters: it is marked as a whole, or not.
+        inner, outer = self._whole(first, last, self._size)
+        edges = [(first, inner), (inner, outer), (outer, last)]
+        if inner > outer:
+            edges = [(first, last)]
+        for a, b in edges:
+            if a < b:
+                is_whole = (a, b) == (inner, outer)
+                (marked if is_whole or not self._is_compressed(a) else written).append((a, b))
         for a, b in ((start, min(first, end)), (last, end)):
             if a < b:
                 low = a // unit * unit
@@ -164,6 +150,10 @@ class Writer:
                 else:
                     written.append((a, b))
         return marked, written
+
+    def _is_compressed(self, offset: int) -> bool:
+        kinds = self._tables.units(offset // self._header.unit_size, 1).kinds
+        return bool(kinds[0] == tables.COMPRESSED)
 
     def _is_zero(self, start: int, end: int) -> bool:
         return start >= end or self._disk.is_known_zero(start, end)
@@ -235,24 +225,13 @@ class Writer:
 
     # Which part of which table
 
-    def _segments(self, start: int, end: int) -> list[_Segment]:
-        found = []
-        while start < end:
-            index = start // self._span
-            base = index * self._span
-            stop = min(end, base + self._span)
-            first, last = (start - base) // self._size, -(-(stop - base) // self._size)
-            found.append(_Segment(index, first, last, start, stop))
-            start = stop
-        return found
+    def _segments(self, start: int, end: int) -> list[Segment]:
+        return segments(start, end, self._span, self._size)
 
     def _whole(self, start: int, end: int, unit: int) -> tuple[int, int]:
-        """Return the part of a range that is whole units; the disk's last one may be cut."""
-        first = -(-start // unit) * unit
-        last = end if end == self._header.size else end // unit * unit
-        return first, last
+        return whole(start, end, unit, self._header.size)
 
-    def _entries(self, part: _Segment) -> NDArray[np.uint64]:
+    def _entries(self, part: Segment) -> NDArray[np.uint64]:
         """Return the entries of a segment, (n, words of an entry); checked."""
         units = self._tables.units(
             (part.table * self._header.l2_entries + part.first) * self._header.subclusters,
@@ -266,7 +245,7 @@ class Writer:
 
     # Entries without subclusters
 
-    def _write_clusters(self, part: _Segment, data: memoryview) -> None:
+    def _write_clusters(self, part: Segment, data: memoryview) -> None:
         words = self._entries(part)[:, 0]
         # A cluster of its own, with data: these bytes can be written where they are.
         named = words & _OFFSET != 0
@@ -287,18 +266,25 @@ class Writer:
             else:
                 self._write_new(part, at, to, start, piece)
 
-    def _write_new(self, part: _Segment, at: int, to: int, start: int, piece: memoryview) -> None:
+    def _write_new(self, part: Segment, at: int, to: int, start: int, piece: memoryview) -> None:
         """Write entries ``[at, to)`` of a segment to clusters that nobody else has."""
         guest = part.table * self._span + (part.first + at) * self._size
         count = to - at
         host = guest if self._external is not None else self._allocator.allocate(count)
-        self._data.write_from(host, self._filled(guest, count * self._size, start, piece))
+        self._store(host, self._filled(guest, count * self._size, start, piece))
         table = self._change(part.table)
         entries = slice(part.first + at, part.first + to)
         old = table[entries, 0].copy()
         table[entries, 0] = (host + np.arange(count) * self._size).astype(np.uint64) | _COPIED
         self._tables.put(part.table, table)
         self._release(old)
+
+    def _store(self, host: int, buffer: memoryview) -> None:
+        """Write what clusters hold; an external data file ends where the disk does."""
+        if self._external is not None:
+            buffer = buffer[: self._header.size - host]
+            self._external.grow(host + len(buffer))
+        self._data.write_from(host, buffer)
 
     def _filled(self, guest: int, length: int, start: int, piece: memoryview) -> memoryview:
         """Return what a range of the disk holds once ``piece`` is written at ``start``."""
@@ -333,7 +319,7 @@ class Writer:
 
     # Zeroes and discards: whole clusters
 
-    def _zero(self, part: _Segment, *, unmap: bool) -> None:
+    def _zero(self, part: Segment, *, unmap: bool) -> None:
         entries = self._entries(part)
         words = entries[:, 0]
         if self._header.extended_l2:
@@ -347,9 +333,7 @@ class Writer:
         self._replace(part, new if self._header.version < 3 else new | _ZERO)
         self._release(words[drops])
 
-    def _zero_subclusters(
-        self, part: _Segment, entries: NDArray[np.uint64], *, unmap: bool
-    ) -> None:
+    def _zero_subclusters(self, part: Segment, entries: NDArray[np.uint64], *, unmap: bool) -> None:
         base = part.table * self._span + part.first * self._size
         starts = base + np.arange(len(entries)) * self._size
         low = np.maximum(part.start - starts, 0) // self._header.unit_size
@@ -368,7 +352,7 @@ class Writer:
         self._replace(part, np.where(drops, np.uint64(0), words), new)
         self._release(words[drops])
 
-    def _drop(self, part: _Segment) -> None:
+    def _drop(self, part: Segment) -> None:
         entries = self._entries(part)
         words = entries[:, 0].copy()
         in_use = words & (_OFFSET | _COMPRESSED) != 0
@@ -385,7 +369,7 @@ class Writer:
         self._release(words[in_use], discard=True)
 
     def _replace(
-        self, part: _Segment, words: NDArray[np.uint64], bits: NDArray[np.uint64] | None = None
+        self, part: Segment, words: NDArray[np.uint64], bits: NDArray[np.uint64] | None = None
     ) -> None:
         """Put entries in the place of a segment's; nothing happens if they are the same."""
         old = self._tables.entries(part.table)[part.first : part.last]
@@ -400,7 +384,7 @@ class Writer:
 
     # Entries with subclusters
 
-    def _write_subclusters(self, part: _Segment, data: memoryview) -> None:
+    def _write_subclusters(self, part: Segment, data: memoryview) -> None:
         for number, (word, bits) in enumerate(self._entries(part).tolist()):
             guest = part.table * self._span + (part.first + number) * self._size
             start, end = max(part.start, guest), min(part.end, guest + self._size)
@@ -409,7 +393,7 @@ class Writer:
 
     def _write_in_cluster(
         self,
-        part: _Segment,
+        part: Segment,
         entry: int,
         guest: int,
         old: tuple[int, int],
@@ -419,27 +403,31 @@ class Writer:
         word, bits = old
         unit, end = self._header.unit_size, start + len(piece)
         first, last = (start - guest) // unit, -(-(end - guest) // unit)
-        touched = (1 << last) - (1 << first)
         packed = bool(word & layout.L2_COMPRESSED)
         placed = bool(word & layout.L2_OFFSET_MASK) or (
             self._external is not None and bool(word & layout.COPIED)
         )
         mine = placed and not packed and bool(word & layout.COPIED)
-        allocated = 0 if packed else bits & layout.ALL_ALLOCATED
+        allocated = bits & layout.ALL_ALLOCATED
         if mine:
             host = word & layout.L2_OFFSET_MASK
-        else:
-            host = guest if self._external is not None else self._allocator.allocate(1)
-        if packed or (placed and not mine):
-            low, high = guest, guest + self._size  # what it holds already moves with it
-            allocated = layout.ALL_ALLOCATED if packed else allocated
-        else:
             # Whole subclusters, but for those at the ends that hold data already.
             low = start if allocated >> first & 1 else guest + first * unit
             high = end if allocated >> (last - 1) & 1 else guest + last * unit
-        self._data.write_from(host + low - guest, self._filled(low, high - low, start, piece))
-        zero = 0 if packed else bits >> layout.SUBCLUSTERS & ~touched
-        new = (host | layout.COPIED, zero << layout.SUBCLUSTERS | allocated | touched)
+        else:
+            host = guest if self._external is not None else self._allocator.allocate(1)
+            if packed:
+                first, last, bits = 0, layout.SUBCLUSTERS, 0
+            elif placed and allocated:
+                # What it holds moves too, in one piece with what is written.
+                first = min(first, (allocated & -allocated).bit_length() - 1)
+                last = max(last, allocated.bit_length())
+            low, high = guest + first * unit, guest + last * unit
+        touched = (1 << last) - (1 << first)
+        self._store(host + low - guest, self._filled(low, high - low, start, piece))
+        zero = bits >> layout.SUBCLUSTERS & ~touched
+        allocated = (bits | touched) & layout.ALL_ALLOCATED
+        new = (host | layout.COPIED, zero << layout.SUBCLUSTERS | allocated)
         if new != old:
             table = self._change(part.table)
             table[entry] = new
