@@ -150,7 +150,7 @@ class Allocator:
             index, at = divmod(offset // self._size, self._per_block)
             if not self._has_block(index):
                 return 0
-            return int(counts_of(self._block(index), self._bits)[at])
+            return int(_counts(self._block(index), self._bits, at, at + 1)[0])
 
     def flush(self) -> None:
         """Store the counts and make them durable, with everything that was written before.
@@ -176,6 +176,14 @@ class Allocator:
 
     def _find(self, count: int) -> int:
         """Return the first of ``count`` clusters side by side that nobody counts."""
+        index, begin = divmod(self._hint, self._per_block)
+        # Most often the file only grows, and there is room just here.
+        if (
+            begin + count <= self._per_block
+            and self._has_block(index)
+            and not _counts(self._block(index), self._bits, begin, begin + count).any()
+        ):
+            return self._found(self._hint, count)
         run = first = 0
         for index in range(self._hint // self._per_block, len(self._table)):
             base = index * self._per_block
@@ -184,12 +192,12 @@ class Allocator:
                     first = max(base, self._hint)
                 run = base + self._per_block - first
             else:
-                used = np.flatnonzero(counts_of(self._block(index), self._bits)) + base
                 # A run goes on from the block before, or begins behind a cluster in use.
-                start = first if run else max(base, self._hint)
-                bounds = np.concatenate(
-                    [[start - 1], used[used >= start], [base + self._per_block]]
-                )
+                low = max(base, self._hint)
+                start = first if run else low
+                counts = _counts(self._block(index), self._bits, low - base, self._per_block)
+                used = np.flatnonzero(counts) + low
+                bounds = np.concatenate([[start - 1], used, [base + self._per_block]])
                 gaps = np.diff(bounds) - 1
                 fits = np.flatnonzero(gaps >= count)
                 if len(fits):
@@ -405,6 +413,19 @@ class Allocator:
         self._file.write_from(offset, memoryview(data))
 
 
+def _counts(block: NDArray[np.uint8], bits: int, begin: int, end: int) -> NDArray[np.uint64]:
+    """Return the counts ``[begin, end)`` of a block; those of whole bytes are a view of it.
+
+    Shape: block (cluster_size,) uint8; result (end - begin,).
+    """
+    if bits >= 8:
+        return counts_of(block, bits)[begin:end]
+    per_byte = 8 // bits
+    low = begin // per_byte
+    part = counts_of(block[low : -(-end // per_byte)], bits)
+    return part[begin - low * per_byte : end - low * per_byte]
+
+
 def _store_counts(
     block: NDArray[np.uint8], bits: int, begin: int, end: int, change: _Change
 ) -> None:
@@ -412,13 +433,14 @@ def _store_counts(
 
     Shape: block (cluster_size,) uint8; change gets and returns (end - begin,) uint64.
     """
-    counts = counts_of(block, bits)
-    new = change(counts[begin:end].astype(np.uint64))
     if bits >= 8:
-        counts[begin:end] = new  # a view of the block
+        counts = _counts(block, bits, begin, end)
+        counts[:] = change(counts.astype(np.uint64))
         return
-    counts[begin:end] = new.astype(np.uint8)
     per_byte = 8 // bits
+    low, high = begin // per_byte, -(-end // per_byte)
+    counts = counts_of(block[low:high], bits)
+    inside = slice(begin - low * per_byte, end - low * per_byte)
+    counts[inside] = change(counts[inside].astype(np.uint64)).astype(np.uint8)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    packed = counts.reshape(-1, per_byte) << shifts
-    block[:] = np.bitwise_or.reduce(packed, axis=1)
+    block[low:high] = np.bitwise_or.reduce(counts.reshape(-1, per_byte) << shifts, axis=1)
