@@ -164,7 +164,7 @@ def is_write(step) -> bool:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda words: words[0] + words[-1][:8])
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
