@@ -8,6 +8,7 @@ from nbexport.block import locks
 from nbexport.block.chain import open_backing_chain, split_protocol, unsupported_driver
 from nbexport.block.editing import begin
 from nbexport.block.file import open_file
+from nbexport.block.open import as_name
 from nbexport.block.qcow2.node import Qcow2Node
 from nbexport.block.raw import RawNode
 
@@ -34,7 +35,8 @@ def open_writable(filename: str | Path, format: str) -> BlockNode:  # noqa: A002
         ImageLockedError: another process uses the image.
         OSError: it cannot be opened, read or written.
     """
-    file = open_file(split_protocol(str(filename)), writable=True)
+    name = as_name(filename)
+    file = open_file(split_protocol(name), writable=True)
     node: BlockNode
     try:
         if format == RawNode.driver:
@@ -44,7 +46,7 @@ def open_writable(filename: str | Path, format: str) -> BlockNode:  # noqa: A002
             file.locks.acquire(*locks.for_format(writable=True))
             node = _qcow2(file)
         else:
-            raise unsupported_driver(format, str(filename))
+            raise unsupported_driver(format, name)
     except BaseException:
         file.close()
         raise

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from crash_journal import Journal
 from peers import run
 
-from nbexport.block import FileNode, check_image, edit_bitmaps, open_image
+from nbexport.block import FileNode, check_image, edit_bitmaps, open_image, open_writable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,53 +23,6 @@ pytestmark = pytest.mark.interop
 
 KiB, MiB = 1 << 10, 1 << 20
 SIZE = 3 * MiB
-
-
-class Journal:
-    """What a program does to its files, in order: enough to play any crash."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.operations: list[tuple[str, int, bytes]] = []
-        write, grow, flush = FileNode._write, FileNode.grow, FileNode._flush
-
-        def logged_write(node: FileNode, offset: int, data: memoryview) -> None:
-            self.operations.append(("write", offset, bytes(data)))
-            write(node, offset, data)
-
-        def logged_grow(node: FileNode, size: int) -> None:
-            self.operations.append(("grow", size, b""))
-            grow(node, size)
-
-        def logged_flush(node: FileNode) -> None:
-            self.operations.append(("flush", 0, b""))
-            flush(node)
-
-        monkeypatch.setattr(FileNode, "_write", logged_write)
-        monkeypatch.setattr(FileNode, "grow", logged_grow)
-        monkeypatch.setattr(FileNode, "_flush", logged_flush)
-
-    def after_crash(self, before: bytes, at: int, choose: random.Random | None) -> bytes:
-        """Return the file after the first ``at`` operations.
-
-        Args:
-            before: the file at the beginning.
-            at: how many operations happened.
-            choose: what drops or tears some of those that no flush followed; None keeps all.
-        """
-        flushed = max((n + 1 for n in range(at) if self.operations[n][0] == "flush"), default=0)
-        image = bytearray(before)
-        for number, (what, offset, data) in enumerate(self.operations[:at]):
-            if number >= flushed and choose is not None:
-                if choose.random() < 0.5:
-                    continue
-                if offset >= 512:  # a sector, such as the header's, is written wholly or not
-                    data = data[: choose.randint(0, 2 * len(data))]
-            if what == "grow" and offset > len(image):
-                image.extend(bytes(offset - len(image)))
-            elif what == "write":
-                image.extend(bytes(max(0, offset + len(data) - len(image))))
-                image[offset : offset + len(data)] = data
-        return bytes(image)
 
 
 def bits(path: Path) -> dict[str, Bitmap | None]:
@@ -164,3 +120,93 @@ def test_a_close_that_fails_leaves_the_bitmaps_in_use(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert bits(path) == {"b0": None}
     assert check_image(str(path)).corruptions == 0
+
+
+def test_the_first_bitmap_and_the_last_one_can_be_torn_in_the_header(tmp_path, monkeypatch):
+    path, crashed = tmp_path / "a.qcow2", tmp_path / "crashed.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, str(SIZE))
+    choose = random.Random(3)
+    for action in ("add", "remove"):
+        before, old = path.read_bytes(), bits(path)
+        journal = Journal(monkeypatch)
+        with edit_bitmaps(path) as store:
+            getattr(store, action)("b")
+        monkeypatch.undo()
+        new = bits(path)
+        for at in range(len(journal.operations) + 1):
+            for _ in range(12):
+                crashed.write_bytes(journal.after_crash(before, at, choose))
+                assert check_image(str(crashed)).corruptions == 0
+                left = bits(crashed)
+                assert left in (old, new, {}, {"b": None}), at
+                assert run("qemu-img", "info", crashed).returncode == 0 if at % 4 == 0 else True
+
+
+WRITING: list[tuple[str, ...]] = [
+    ("cluster_size=512",),
+    ("cluster_size=4k", "refcount_bits=64"),
+    ("cluster_size=16k", "extended_l2=on"),
+    ("cluster_size=64k", "lazy_refcounts=on"),
+]
+
+
+@pytest.mark.parametrize(("options", "seed"), [*((one, 11) for one in WRITING), (WRITING[0], 2)])
+def test_no_bitmap_says_clean_where_a_crashed_writer_wrote(tmp_path, monkeypatch, options, seed):
+    path, crashed = tmp_path / "a.qcow2", tmp_path / "crashed.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", ",".join(options), path, str(SIZE))
+    run("qemu-io", "-c", "write -P 1 300k 700k", "-c", "write -P 2 2M 100k", path)
+    for name, size in (("fine", "512"), ("coarse", "64k")):
+        run("qemu-img", "bitmap", "--add", "-g", size, path, name)
+    before = path.read_bytes()
+    with open_image(path) as node:
+        content = np.frombuffer(node.read(0, SIZE), dtype=np.uint8)
+    journal = Journal(monkeypatch)
+    choose = random.Random(seed)
+    flushed = []  # operations, and what the disk held when they were flushed
+    with contextlib.closing(open_writable(path, "qcow2")) as node:
+        for _ in range(14):
+            at, length = choose.randrange(SIZE // 512) * 512, choose.randrange(1, 150_000)
+            length = min(length, SIZE - at)
+            what = choose.choice(["write", "write", "zero", "discard", "flush"])
+            if what == "write":
+                node.write_from(at, memoryview(bytes([choose.randrange(3, 256)]) * length))
+            elif what == "zero":
+                node.write_zeroes(at, length, unmap=choose.random() < 0.5)
+            elif what == "discard":
+                node.discard(at, length)
+            else:
+                node.flush()
+                flushed.append((len(journal.operations), bytes(node.read(0, SIZE))))
+        final = {one.name: one.bitmap.copy() for one in node.bitmaps.values()}
+        whole = bytes(node.read(0, SIZE))
+    monkeypatch.undo()
+    assert bits(path) == final
+    count = len(journal.operations)
+    trusted = 0
+    for at in range(0, count + 1, max(1, count // 60)) if count > 60 else range(count + 1):
+        for random_source in (None, choose, choose):
+            crashed.write_bytes(journal.after_crash(before, at, random_source))
+            found = check_image(str(crashed))
+            assert found.corruptions == 0, (at, found.messages)
+            with open_image(crashed) as node:
+                now = np.frombuffer(node.read(0, SIZE), dtype=np.uint8)
+                changed = np.flatnonzero(now != content)
+                for one in node.bitmaps.values():
+                    if one.bitmap is None:
+                        continue
+                    trusted += 1
+                    marks = np.zeros(SIZE, dtype=np.bool_)
+                    for start, length, flags in one.bitmap.extents():
+                        marks[start : start + length] = bool(flags)
+                    assert marks[changed].all(), (at, one.name)
+    assert trusted
+    crashed.write_bytes(journal.after_crash(before, count, None))
+    assert bits(crashed) == final
+    with open_image(crashed) as node:
+        assert node.read(0, SIZE) == whole
+    # What was flushed is there, unless something later has changed it.
+    for number, (at, then) in enumerate(flushed):
+        later = flushed[number + 1][0] if number + 1 < len(flushed) else count
+        crashed.write_bytes(journal.after_crash(before, at, None))
+        with open_image(crashed) as node:
+            assert node.read(0, SIZE) == then, (at, later)

@@ -292,7 +292,7 @@ def digests(monitor: qmp.QmpClient, path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options[0] + options[-1][:8])
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -348,7 +348,7 @@ def test_an_image_with_snapshots_and_a_claim_on_its_metadata(folder, claimed):
 
 
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -173,16 +173,22 @@ def test_the_command_has_qemus_option(images):
             subprocess.run([*command, *what, "-U", "top.qcow2"], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("name", ["disk.raw", "top.qcow2", "ext.qcow2"])
 @pytest.mark.parametrize("options", [(), ("--writable",)])
-def test_an_export_of_ours_holds_what_one_of_qemu_holds(images, options):
-    with held(images, "disk.raw", *(() if options else ("-r",))):
-        theirs = locked("disk.raw")
+def test_an_export_of_ours_holds_what_one_of_qemu_holds(images, name, options):
+    files = [file.name for file in images.iterdir() if file.suffix in {".raw", ".qcow2"}]
+    with held(images, name, *(() if options else ("-r",))):
+        wait_until(lambda: name != "ext.qcow2" or 203 in locked("data.raw"))
+        wait_until(lambda: name != "top.qcow2" or 203 in locked("base.qcow2"))
+        theirs = {file: locked(file) for file in files}
     path = images / "ours.sock"
-    command = [sys.executable, "-m", "nbexport", "serve", "-f", "raw", "--socket", path]
-    with background(*command, *options, "disk.raw", ready=path, stdout=subprocess.DEVNULL):
-        assert locked("disk.raw") == theirs
-        done = run("qemu-img", "resize", "-f", "raw", "disk.raw", "2M", check=False)
-        assert 'Failed to get "resize" lock' in done.stderr
+    form = "raw" if name.endswith(".raw") else "qcow2"
+    command = [sys.executable, "-m", "nbexport", "serve", "-f", form, "--socket", path]
+    with background(*command, *options, name, ready=path, stdout=subprocess.DEVNULL):
+        assert {file: locked(file) for file in files} == theirs
+        done = run("qemu-img", "resize", "-f", form, name, "2M", check=False)
+        assert done.returncode == 1
+        assert 'Failed to get "' in done.stderr
 
 
 def qcow2(name: str, **options) -> dict:

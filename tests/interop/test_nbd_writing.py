@@ -240,13 +240,14 @@ def test_what_is_written_into_a_hole_is_read_as_data(tmp_path):
             assert (tmp_path / "after").read_bytes()[2 << 20 :][:4096] == b"n" * 4096
 
 
-def test_writing_is_only_for_raw_images_that_are_named_so(tmp_path, two_bitmaps_copy):
+def test_what_cannot_be_written_is_refused(tmp_path, two_bitmaps_copy):
     image = tmp_path / "disk.raw"
     fill(image)
     before = two_bitmaps_copy.read_bytes()
     for words, text in (
         ([image, "--writable"], "--writable needs --format"),
-        ([two_bitmaps_copy, "--writable", "-f", "qcow2"], "format 'qcow2' is not supported"),
+        ([image, "--writable", "-f", "qcow2"], "Image is not in qcow2 format"),
+        ([two_bitmaps_copy, "--writable", "-f", "vmdk"], "vmdk"),
         ([tmp_path / "none", "--writable", "-f", "raw"], "No such file or directory"),
     ):
         done = subprocess.run(

@@ -6,13 +6,14 @@
     allocator.free(offset, 3)              # after nothing durable refers to them any more
 
 Followed in that order a crash can leak clusters, and cannot leave one in use uncounted. What a new
-cluster holds is not known: write all of it. Not thread safe.
+cluster holds is not known: write all of it. Each call is thread safe.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -56,6 +57,7 @@ class Allocator:
     """
 
     def __init__(self, file: FileNode, header: Header) -> None:
+        self._lock = threading.RLock()
         self._file = file
         self._header = header
         self._size = header.cluster_size
@@ -88,15 +90,16 @@ class Allocator:
             FormatError: the counts say that metadata is free; the image is corrupt.
             OSError: the file would be too large, or the host failed.
         """
-        while True:
-            first = self._find(count)
-            blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
-            missing = [index for index in blocks if not self._has_block(index)]
-            if not missing:
-                break
-            self._make_block(missing[0])  # may take a cluster of the run: look again
-        self._take(first, count)
-        return first * self._size
+        with self._lock:
+            while True:
+                first = self._find(count)
+                blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
+                missing = [index for index in blocks if not self._has_block(index)]
+                if not missing:
+                    break
+                self._make_block(missing[0])  # may take a cluster of the run: look again
+            self._take(first, count)
+            return first * self._size
 
     def free(self, offset: int, count: int) -> None:
         """Count ``count`` clusters from ``offset`` once less.
@@ -105,19 +108,20 @@ class Allocator:
             FormatError: one of them is not counted at all, or holds a table that the image needs.
             OSError: the host failed.
         """
-        first = offset // self._size
-        low, high = np.searchsorted(self._fixed, [first, first + count])
-        if low < high:
-            at = int(self._fixed[low]) * self._size
-            raise FormatError(
-                f"something refers to the metadata at offset {at:#x} as if it were its own; the "
-                "image is corrupt, and is not written",
-                path=self._file.filename,
-            )
-        self._change(first, count, -1)
-        low, high = np.searchsorted(self._l2, [first, first + count])
-        if low < high:  # tables that have moved
-            self._l2 = np.delete(self._l2, np.arange(low, high))
+        with self._lock:
+            first = offset // self._size
+            low, high = np.searchsorted(self._fixed, [first, first + count])
+            if low < high:
+                at = int(self._fixed[low]) * self._size
+                raise FormatError(
+                    f"something refers to the metadata at offset {at:#x} as if it were its own; "
+                    "the image is corrupt, and is not written",
+                    path=self._file.filename,
+                )
+            self._change(first, count, -1)
+            low, high = np.searchsorted(self._l2, [first, first + count])
+            if low < high:  # tables that have moved
+                self._l2 = np.delete(self._l2, np.arange(low, high))
 
     def holds_table(self, offset: int, count: int) -> bool:
         """Return whether one of ``count`` clusters from ``offset`` was a table at the beginning."""
@@ -132,7 +136,8 @@ class Allocator:
             FormatError: one of them is not in use, or is counted as often as a count can say.
             OSError: the host failed.
         """
-        self._change(offset // self._size, count, 1)
+        with self._lock:
+            self._change(offset // self._size, count, 1)
 
     def count_of(self, offset: int) -> int:
         """Return how often the cluster at ``offset`` is counted.
@@ -141,10 +146,11 @@ class Allocator:
             FormatError: the block of its count is at an impossible place.
             OSError: the host cannot read.
         """
-        index, at = divmod(offset // self._size, self._per_block)
-        if not self._has_block(index):
-            return 0
-        return int(counts_of(self._block(index), self._bits)[at])
+        with self._lock:
+            index, at = divmod(offset // self._size, self._per_block)
+            if not self._has_block(index):
+                return 0
+            return int(_counts(self._block(index), self._bits, at, at + 1)[0])
 
     def flush(self) -> None:
         """Store the counts and make them durable, with everything that was written before.
@@ -152,12 +158,13 @@ class Allocator:
         Raises:
             OSError: the host failed.
         """
-        for index in sorted(self._dirty):
-            self._write_block(index)
-        self._dirty.clear()
-        if self._new_entries:
-            self._name_new_blocks()
-        self._file.flush()
+        with self._lock:
+            for index in sorted(self._dirty):
+                self._write_block(index)
+            self._dirty.clear()
+            if self._new_entries:
+                self._name_new_blocks()
+            self._file.flush()
 
     def _name_new_blocks(self) -> None:
         """Let the table name new blocks, each behind the one that counts it."""
@@ -183,6 +190,14 @@ class Allocator:
 
     def _find(self, count: int) -> int:
         """Return the first of ``count`` clusters side by side that nobody counts."""
+        index, begin = divmod(self._hint, self._per_block)
+        # Most often the file only grows, and there is room just here.
+        if (
+            begin + count <= self._per_block
+            and self._has_block(index)
+            and not _counts(self._block(index), self._bits, begin, begin + count).any()
+        ):
+            return self._found(self._hint, count)
         run = first = 0
         for index in range(self._hint // self._per_block, len(self._table)):
             base = index * self._per_block
@@ -191,12 +206,12 @@ class Allocator:
                     first = max(base, self._hint)
                 run = base + self._per_block - first
             else:
-                used = np.flatnonzero(counts_of(self._block(index), self._bits)) + base
                 # A run goes on from the block before, or begins behind a cluster in use.
-                start = first if run else max(base, self._hint)
-                bounds = np.concatenate(
-                    [[start - 1], used[used >= start], [base + self._per_block]]
-                )
+                low = max(base, self._hint)
+                start = first if run else low
+                counts = _counts(self._block(index), self._bits, low - base, self._per_block)
+                used = np.flatnonzero(counts) + low
+                bounds = np.concatenate([[start - 1], used, [base + self._per_block]])
                 gaps = np.diff(bounds) - 1
                 fits = np.flatnonzero(gaps >= count)
                 if len(fits):
@@ -410,6 +425,19 @@ class Allocator:
         self._file.write_from(offset, memoryview(data))
 
 
+def _counts(block: NDArray[np.uint8], bits: int, begin: int, end: int) -> NDArray[np.uint64]:
+    """Return the counts ``[begin, end)`` of a block; those of whole bytes are a view of it.
+
+    Shape: block (cluster_size,) uint8; result (end - begin,).
+    """
+    if bits >= 8:
+        return counts_of(block, bits)[begin:end]
+    per_byte = 8 // bits
+    low = begin // per_byte
+    part = counts_of(block[low : -(-end // per_byte)], bits)
+    return part[begin - low * per_byte : end - low * per_byte]
+
+
 def _store_counts(
     block: NDArray[np.uint8], bits: int, begin: int, end: int, change: _Change
 ) -> None:
@@ -417,13 +445,14 @@ def _store_counts(
 
     Shape: block (cluster_size,) uint8; change gets and returns (end - begin,) uint64.
     """
-    counts = counts_of(block, bits)
-    new = change(counts[begin:end].astype(np.uint64))
     if bits >= 8:
-        counts[begin:end] = new  # a view of the block
+        counts = _counts(block, bits, begin, end)
+        counts[:] = change(counts.astype(np.uint64))
         return
-    counts[begin:end] = new.astype(np.uint8)
     per_byte = 8 // bits
+    low, high = begin // per_byte, -(-end // per_byte)
+    counts = counts_of(block[low:high], bits)
+    inside = slice(begin - low * per_byte, end - low * per_byte)
+    counts[inside] = change(counts[inside].astype(np.uint64)).astype(np.uint8)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    packed = counts.reshape(-1, per_byte) << shifts
-    block[:] = np.bitwise_or.reduce(packed, axis=1)
+    block[low:high] = np.bitwise_or.reduce(counts.reshape(-1, per_byte) << shifts, axis=1)

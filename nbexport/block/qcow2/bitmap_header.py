@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nbexport.block.qcow2 import layout
 from nbexport.errors import FormatError
-from nbexport.units import align_up
+from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from nbexport.block.node import BlockNode
@@ -65,9 +65,11 @@ def has_stale_features(file: BlockNode, header: Header) -> bool:
 
 
 def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | None) -> None:
-    """Make the header name another directory of bitmaps, or none, in one write, and flush.
+    """Make the header name another directory of bitmaps, or none, and flush.
 
-    Everything else in the header's cluster stays; a name of a backing file may move.
+    Everything else in the header's cluster stays; a name of a backing file may move. The sector
+    that says that the bitmaps are trusted is written last, so that it never stands before half of
+    an extension; only where the name moves all is written at once.
 
     Args:
         file: where the image is.
@@ -81,10 +83,10 @@ def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | N
     Source: qcow2 specification, "Header extensions", "Bitmaps extension".
     """
     head, found = _extensions(file, header)
-    backing = b""
+    backing, named_at = b"", 0
     if header.backing_file is not None:
-        at, length = _BACKING.unpack_from(head, _BACKING_OFFSET)
-        backing = file.read(at, length)
+        named_at, length = _BACKING.unpack_from(head, _BACKING_OFFSET)
+        backing = file.read(named_at, length)
     kept = [(kind, data) for kind, data in found if kind != layout.EXTENSION_BITMAPS]
     features = _AUTOCLEAR.unpack_from(head, _AUTOCLEAR_OFFSET)[0] & _AUTOCLEAR_KNOWN
     features &= ~layout.AUTOCLEAR_BITMAPS
@@ -99,7 +101,9 @@ def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | N
     ]
     parts.append(layout.EXTENSION.pack(layout.EXTENSION_END, 0))
     tail = b"".join(parts)
+    moves = False
     if backing:
+        moves = named_at != len(head) + len(tail)
         _BACKING.pack_into(head, _BACKING_OFFSET, len(head) + len(tail), len(backing))
         tail += backing
     if len(head) + len(tail) > header.cluster_size:
@@ -107,7 +111,15 @@ def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | N
             "the header's cluster has no room for the bitmaps extension", path=file.filename
         )
     # The rest of the cluster is cleared, lest remains pass for something.
-    file.write_from(0, memoryview((bytes(head) + tail).ljust(header.cluster_size, b"\0")))
+    cluster = memoryview((bytes(head) + tail).ljust(header.cluster_size, b"\0"))
+    if moves or len(cluster) == SECTOR_SIZE:
+        file.write_from(0, cluster)
+    else:
+        if read_autoclear(file) & layout.AUTOCLEAR_BITMAPS:
+            trust_bitmaps(file, trusted=False)
+        file.write_from(SECTOR_SIZE, cluster[SECTOR_SIZE:])
+        file.flush()
+        file.write_from(0, cluster[:SECTOR_SIZE])
     file.flush()
 
 
