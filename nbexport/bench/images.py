@@ -74,7 +74,7 @@ def write_scattered(
     data_clusters = -(-clusters // 8 // CLUSTER) or 1
     table_clusters = -(-data_clusters * 8 // CLUSTER)
     hosts = min(blocks, _HOSTS)
-    used = hosts + 1 + l1_clusters + len(tables) + 1
+    used = hosts + 1 + l1_clusters + len(tables) + bool(bitmaps)
     used += len(bitmaps) * (table_clusters + data_clusters)
     # refcount blocks count themselves and their table
     refcount_blocks = 1
@@ -85,7 +85,7 @@ def write_scattered(
     l1 = 1
     l2 = l1 + l1_clusters
     directory = l2 + len(tables)
-    first_bitmap = directory + 1
+    first_bitmap = directory + bool(bitmaps)
     refcount_table = host - 1 - refcount_blocks
     with path.open("wb") as file:
         file.truncate(total * CLUSTER)
@@ -104,8 +104,9 @@ def write_scattered(
             _put(file, table, offsets.astype(">u8"))
             _put(file, data, bits)
             records += _record(name, table * CLUSTER, data_clusters)
-        file.seek(directory * CLUSTER)
-        file.write(records)
+        if bitmaps:
+            file.seek(directory * CLUSTER)
+            file.write(records)
         counts = np.zeros(refcount_blocks * _REFCOUNTS, ">u2")
         counts[:total] = 1
         counts[host:total] = np.bincount(np.arange(blocks) % _HOSTS, minlength=hosts)[:hosts]
@@ -118,7 +119,7 @@ def write_scattered(
         _put(file, blocks_at, counts)
         file.seek(0)
         file.write(
-            _header(size, l1 * CLUSTER, l1_entries, refcount_table * CLUSTER)
+            _header(size, l1 * CLUSTER, l1_entries, refcount_table * CLUSTER, len(bitmaps))
             + _extension(len(bitmaps), len(records), directory * CLUSTER)
         )
     return Scattered(path, size, blocks, bitmaps)
@@ -158,11 +159,11 @@ def _record(name: str, table: int, entries: int) -> bytes:
     return record + bytes(-len(record) % 8)
 
 
-def _header(size: int, l1: int, l1_entries: int, refcount_table: int) -> bytes:
+def _header(size: int, l1: int, l1_entries: int, refcount_table: int, bitmaps: int) -> bytes:
     return struct.pack(
         ">4sIQIIQIIQQIIQQQQII",
         *(b"QFI\xfb", 3, 0, 0, 16, size, 0, l1_entries, l1),
-        *(refcount_table, 1, 0, 0, 0, 0, 1, 4, 104),
+        *(refcount_table, 1, 0, 0, 0, 0, int(bitmaps > 0), 4, 104),
     )
 
 

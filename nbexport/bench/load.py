@@ -38,13 +38,14 @@ def requests(command: int, offsets: Sequence[int] | np.ndarray, length: int) -> 
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-def pump(client: Client, made: Sequence[bytes], depth: int) -> int:
+def pump(client: Client, made: Sequence[bytes], depth: int, *, payload: bytes = b"") -> int:
     """Send requests, at most ``depth`` unanswered at a time, and take all answers.
 
     Args:
         client: connected, with structured replies; nothing else may use it meanwhile.
         made: the requests, each with a cookie of its own.
         depth: how many may be in flight.
+        payload: what follows each of them; with any, they are writes, and a flush comes last.
 
     Returns:
         The bytes of all answers.
@@ -54,12 +55,21 @@ def pump(client: Client, made: Sequence[bytes], depth: int) -> int:
     """
     link = client.detach()
     link.settimeout(TIME_LIMIT_S)
+    total = _drive(link, made, depth, payload)
+    if payload:
+        flush = wire.pack_request(wire.CMD_FLUSH, len(made) + 1)
+        total += _drive(link, [flush], 1, b"")
+    _goodbye(link)
+    return total
+
+
+def _drive(link: socket.socket, made: Sequence[bytes], depth: int, payload: bytes) -> int:
     sent = answered = total = 0
     buffer = bytearray()
     while answered < len(made):
         batch = made[sent : answered + depth]
         if batch:
-            link.sendall(b"".join(batch))
+            link.sendall(b"".join(part for request in batch for part in (request, payload)))
             sent += len(batch)
         data = link.recv(_RECEIVE)
         if not data:
@@ -69,7 +79,6 @@ def pump(client: Client, made: Sequence[bytes], depth: int) -> int:
         done, at = _take(buffer)
         answered += done
         del buffer[:at]
-    _goodbye(link)
     return total
 
 
@@ -77,7 +86,16 @@ def _take(buffer: bytearray) -> tuple[int, int]:
     """Return how many answers are complete, and where what is incomplete begins."""
     done = at = 0
     end = len(buffer)
-    while end - at >= _CHUNK.size:
+    while end - at >= wire.SIMPLE_REPLY.size:
+        magic, error, _cookie = wire.SIMPLE_REPLY.unpack_from(buffer, at)
+        if magic == wire.SIMPLE_REPLY_MAGIC:  # of a write or a flush
+            if error:
+                raise PeerError("the server refused a request")
+            at += wire.SIMPLE_REPLY.size
+            done += 1
+            continue
+        if end - at < _CHUNK.size:
+            break
         magic, flags, kind, _cookie, length = _CHUNK.unpack_from(buffer, at)
         if magic != wire.CHUNK_MAGIC:
             raise PeerError(f"not a reply: magic {magic:#x}")

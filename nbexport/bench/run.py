@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 TiB = 1 << 40
 DEPTH = 64
-COPY_LIMIT_S = 300.0
+COMMAND_LIMIT_S = 300.0
+_WRITE = 64 * KiB
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Scale:
         blocks: its scattered clusters.
         requests: small requests of one measurement.
         data: bytes of the disk that is read.
+        written: bytes that are written to an empty image.
         growth: numbers of extents at which the growth is looked at.
         rounds: measurements of each, the servers taking turns.
     """
@@ -47,11 +50,12 @@ class Scale:
     blocks: int = 100_000
     requests: int = 20_000
     data: int = GiB
+    written: int = 256 * MiB
     growth: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
     rounds: int = 5
 
 
-QUICK = Scale(64 * GiB, 2_000, 500, 32 * MiB, (1_000, 10_000), 2)
+QUICK = Scale(64 * GiB, 2_000, 500, 32 * MiB, 4 * MiB, (1_000, 10_000), 2)
 
 
 def run(
@@ -113,6 +117,8 @@ class _Bench:
             "status": self._status,
             "reads": self._reads,
             "copy": self._copy,
+            "writes": self._writes,
+            "open": self._open,
             "start": self._start,
             "growth": self._growth,
         }
@@ -124,6 +130,7 @@ class _Bench:
         do: Callable[[Server], float],
         *,
         fresh: bool = False,
+        before: Callable[[], object] = lambda: None,
     ) -> None:
         """Measure on every server that can serve the disk, in rounds in which each has its turn.
 
@@ -132,6 +139,7 @@ class _Bench:
             disk: what is served.
             do: does the work and returns the figure.
             fresh: whether each measurement needs a server that was just started.
+            before: prepares the disk for a server that is about to start.
         """
         names = [name for name in self._servers if can_serve(name, disk)]
         running: dict[str, Server] = {}
@@ -139,9 +147,11 @@ class _Bench:
             for number in range(self._scale.rounds):
                 for name in names:
                     self._progress(f"{comparison.name}: {name}, round {number + 1}")
-                    if fresh or name not in running:
-                        if name in running:
-                            running.pop(name).close()
+                    if fresh:
+                        while running:  # who may write an image has it alone
+                            running.popitem()[1].close()
+                    if name not in running:
+                        before()
                         running[name] = Server(name, disk, self._folder)
                     comparison.add(name, do(running[name]))
         finally:
@@ -236,6 +246,42 @@ class _Bench:
             found.append(comparison)
         return found
 
+    def _writes(self) -> list[Comparison]:
+        """Fill an empty qcow2 image, in order and in none; every cluster is allocated."""
+        path = self._folder / "written.qcow2"
+        made_anew = partial(write_scattered, path, self._scale.written, 0, bitmaps=())
+        places = np.arange(self._scale.written // _WRITE) * _WRITE
+        payload = self._random.bytes(_WRITE)
+        found = []
+        for name, offsets in (
+            ("sequential writes", places),
+            ("random writes", self._random.permutation(places)),
+        ):
+            what = f"of 64 KiB to an empty qcow2 image, {DEPTH} in flight, and a flush"
+            comparison = Comparison(name, what, target=0.5)
+            made = requests(wire.CMD_WRITE, offsets, _WRITE)
+            do = partial(_pumped, made=made, contexts=[], payload=payload)
+            disk = Disk(path, "qcow2", writable=True)
+            self._measure(comparison, disk, do, fresh=True, before=made_anew)
+            found.append(comparison)
+        path.unlink()
+        return found
+
+    def _open(self) -> list[Comparison]:
+        """Open an image and map it: two programs, each from its start to its end."""
+        programs = {OURS: [sys.executable, "-m", "nbexport", "image"], "qemu-img": ["qemu-img"]}
+        if shutil.which("qemu-img") is None:
+            self._progress("open: qemu-img is not installed")
+            return []
+        comparison = Comparison("open and map", "by 'image map' and 'qemu-img map', as JSON")
+        for disk in self._scattered(self._scale.blocks):
+            for number in range(self._scale.rounds):
+                for name, words in programs.items():
+                    self._progress(f"{comparison.name}: {name}, round {number + 1}")
+                    command = [*words, "map", "--output=json", str(disk.path)]
+                    comparison.add(name, _took(command, f"{name} map"))
+        return [comparison]
+
     def _start(self) -> list[Comparison]:
         comparison = Comparison("start", "from the start of the program to its greeting")
         for disk in self._data():
@@ -261,19 +307,31 @@ def _mapped(server: Server) -> float:
         return time.perf_counter() - begin
 
 
-def _pumped(server: Server, made: list[bytes], contexts: list[str] | None) -> float:
+def _pumped(
+    server: Server, made: list[bytes], contexts: list[str] | None, payload: bytes = b""
+) -> float:
     client = Client.connect(server.uri, contexts=contexts, extended=False)
     begin = time.perf_counter()
-    pump(client, made, DEPTH)
+    pump(client, made, DEPTH, payload=payload)
     return time.perf_counter() - begin
 
 
 def _copied(server: Server, connections: int) -> float:
     command = ["nbdcopy", f"--connections={connections}", server.uri, "null:"]
+    return _took(command, f"nbdcopy from {server.name}")
+
+
+def _took(command: list[str], name: str) -> float:
+    """Run a program and return the seconds that it needs."""
     begin = time.perf_counter()
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=COPY_LIMIT_S, check=False
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=COMMAND_LIMIT_S,
+        check=False,
     )
     if done.returncode:
-        raise PeerError(f"nbdcopy from {server.name}: {done.stderr.strip()}")
+        raise PeerError(f"{name}: {done.stderr.strip()}")
     return time.perf_counter() - begin

@@ -34,12 +34,14 @@ class Disk:
         format: ``qcow2`` or ``raw``.
         bitmaps: the bitmaps to offer; with any, the allocation depth is offered too.
         extended: let this package's server offer extended headers; peers do what they can.
+        writable: whether clients may write.
     """
 
     path: Path
     format: str
     bitmaps: tuple[str, ...] = ()
     extended: bool = False
+    writable: bool = False
 
 
 def available(peers: Sequence[str] = PEERS) -> list[str]:
@@ -49,7 +51,8 @@ def available(peers: Sequence[str] = PEERS) -> list[str]:
 
 def can_serve(server: str, disk: Disk) -> bool:
     """Return whether a server knows the disk's format and its bitmaps."""
-    return server != "nbdkit" or (disk.format == "raw" and not disk.bitmaps)
+    plain = disk.format == "raw" and not disk.bitmaps and not disk.writable
+    return server != "nbdkit" or plain
 
 
 def _command(server: str, disk: Disk, path: str) -> list[str]:
@@ -58,10 +61,12 @@ def _command(server: str, disk: Disk, path: str) -> list[str]:
     if server == OURS:
         words = [sys.executable, "-m", "nbexport", "serve", "-f", disk.format, "-k", path]
         profile = ["--profile", QEMU_8_2.name] if disk.extended else []
-        return [*words, *profile, *depth, *bitmaps, str(disk.path)]
+        writable = ["--writable"] if disk.writable else []
+        return [*words, *profile, *writable, *depth, *bitmaps, str(disk.path)]
     if server == "qemu-nbd":
-        words = ["qemu-nbd", "-r", "-t", "-e", "0", "-f", disk.format, "-k", path]
-        return [*words, *depth, *bitmaps, str(disk.path)]
+        words = ["qemu-nbd", "-t", "-e", "0", "-f", disk.format, "-k", path]
+        read_only = [] if disk.writable else ["-r"]
+        return [*words, *read_only, *depth, *bitmaps, str(disk.path)]
     return ["nbdkit", "-f", "-r", "-U", path, "file", str(disk.path)]
 
 

@@ -173,6 +173,25 @@ class ImageMap:
                 entry["offset"] = offset
             yield entry
 
+    def json(self) -> str:
+        """Return the entries as JSON, one a line, as ``qemu-img map --output=json`` prints them."""
+        kinds = {
+            flags: ", ".join(
+                f'"{name}": {"true" if flags & bit else "false"}'
+                for name, bit in (("present", ALLOCATED), ("zero", ZERO), ("data", DATA))
+            )
+            for flags in np.unique(self.flags).tolist()
+        }
+        columns = self.bounds, np.diff(self.bounds), self.depths, self.flags, self.offsets
+        lines = [
+            f'{{ "start": {start}, "length": {length}, "depth": {depth}, {kinds[flags]}'
+            + (f', "offset": {offset}}}' if offset >= 0 else "}")
+            for start, length, depth, flags, offset in zip(
+                *(column.tolist() for column in columns), strict=False
+            )
+        ]
+        return "[" + ",\n".join(lines) + "]"
+
 
 def image_map(top: BlockNode) -> ImageMap:
     """Return which node of the chain of ``top`` holds what, as QEMU 7.2's ``map`` says it.

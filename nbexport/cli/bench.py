@@ -27,12 +27,12 @@ def bench_command(
       nbexport bench --only maps --only status --json result.json
 
     The same client asks each server for the same of the same images, in turns: maps of a 1 TiB
-    disk with 100,000 scattered dirty blocks, small requests in flight, sequential and random
-    reads, the time to start, memory, and how a map grows with its extents. What is printed are
-    medians, and how many times as much each peer needs. The images take some 3 GiB of the
+    disk with 100,000 scattered dirty blocks, small requests in flight, sequential and random reads
+    and writes, the time to start, memory, and how a map grows with its extents. What is printed
+    are medians, and how many times as much each peer needs. The images take some 3 GiB of the
     temporary folder for a while.
 
-    NAME is one of maps, status, reads, copy, start, growth.
+    NAME is one of maps, status, reads, copy, writes, open, start, growth.
     """  # noqa: D301 - click wants the \b itself
     scale = QUICK if quick else Scale()
     if rounds is not None:

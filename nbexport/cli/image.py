@@ -92,12 +92,12 @@ def map_command(
     with block.open_image(
         image, format=image_format, snapshot=snapshot, force_share=force_share
     ) as node:
-        entries = list(block.image_map(node).entries())
+        found = block.image_map(node)
         names = [layer.filename for layer in node.chain()]
     if output == "json":
-        click.echo(json.dumps(entries))
+        click.echo(found.json())
         return
-    rows = [entry for entry in entries if entry["data"] and not entry["zero"]]
+    rows = [entry for entry in found.entries() if entry["data"] and not entry["zero"]]
     if any("offset" not in row for row in rows):
         raise UsageError(f"{image}: File contains external, encrypted or compressed clusters.")
     click.echo(f"{'Offset':<15} {'Length':<15} {'Mapped to':<15} File")

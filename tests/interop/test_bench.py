@@ -42,9 +42,10 @@ def test_a_quick_run(tmp_path):
     ]
     for comparison in report["comparisons"]:
         samples = comparison["samples"]
-        assert {"nbexport", "qemu-nbd"} <= set(samples), comparison["name"]
+        other = "qemu-img" if comparison["name"] == "open and map" else "qemu-nbd"
+        assert {"nbexport", other} == set(samples) - {"nbdkit"}, comparison["name"]
         assert all(len(values) == report["rounds"] for values in samples.values())
-        assert comparison["ratios"]["qemu-nbd"] > 0
+        assert comparison["ratios"][other] > 0
     assert "nbdkit" in report["comparisons"][names.index("small reads")]["samples"]
 
 

@@ -227,8 +227,10 @@ class Allocator:
         if count == 1:
             self._hint = max(self._hint, first)
         for known in (self._fixed, self._l2):
+            if not len(known) or int(known[-1]) < first:  # most often: the file grows
+                continue
             at = int(np.searchsorted(known, first))
-            if at == len(known) or int(known[at]) >= first + count:
+            if int(known[at]) >= first + count:
                 continue
             offset = int(known[at]) * self._size
             raise FormatError(

@@ -92,6 +92,8 @@ class Writer:
             OSError: the host failed, or the file would be too large.
         """
         with self.lock:
+            if self._write_in_one(offset, data):
+                return
             for part in self._segments(offset, offset + len(data)):
                 piece = data[part.start - offset : part.end - offset]
                 if self._header.extended_l2:
@@ -244,6 +246,37 @@ class Writer:
         return self._tables.entries(part.table)[part.first : part.last]
 
     # Entries without subclusters
+
+    def _write_in_one(self, offset: int, data: memoryview) -> bool:
+        """Write inside one cluster that is this image's own, or not allocated; most writes are.
+
+        Returns:
+            Whether it was done: `_write_clusters` does the same of any entries, at more cost.
+        """
+        cluster, inside = divmod(offset, self._size)
+        if (
+            self._external is not None
+            or self._header.extended_l2
+            or inside + len(data) > self._size
+        ):
+            return False
+        index, entry = divmod(cluster, self._header.l2_entries)
+        table = self._tables.entries(index)
+        word = int(table[entry, 0])
+        host = word & layout.L2_OFFSET_MASK
+        if word == host | layout.COPIED and host and host % self._size == 0:
+            self._file.write_from(host + inside, data)
+            return True
+        if word:
+            return False
+        host = self._allocator.allocate(1)
+        filled = self._filled(cluster * self._size, self._size, offset, data)
+        self._file.write_from(host, filled)
+        table = self._change(index)
+        table[entry, 0] = host | layout.COPIED
+        self._tables.put(index, table)
+        self._bound_memory()
+        return True
 
     def _write_clusters(self, part: Segment, data: memoryview) -> None:
         words = self._entries(part)[:, 0]
