@@ -136,6 +136,7 @@ def serve_command(
       nbexport serve disk.qcow2 -B b0 -A --port 10809
       nbexport serve disk.raw -f raw --port 0
       nbexport serve disk.raw -f raw --writable --discard unmap --socket /tmp/nbd.sock
+      nbexport serve disk.qcow2 -f qcow2 --writable -B b0 --socket /tmp/nbd.sock
       nbexport serve disk.qcow2 --tls-creds /etc/pki/qemu --port 10809
 
     Prints the URI of the export once clients can connect. Contexts have the order of -B. The
