@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("nbexport", deadline=None)
@@ -26,6 +30,15 @@ def root() -> Path:
 def two_bitmaps() -> Path:
     """The committed image; read it, never write it."""
     return IMAGES / "two-bitmaps.qcow2"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def committed_images_stay() -> Iterator[None]:
+    """Fail if a test has written an image that all tests read."""
+    before = {path: path.read_bytes() for path in IMAGES.glob("*.qcow2")}
+    yield
+    written = [path.name for path, data in before.items() if path.read_bytes() != data]
+    assert not written
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DAEMON = "qemu-storage-daemon"
+SYSTEM = "qemu-system-x86_64"
 OURS = "nbexport"
+OURS_AS_SYSTEM = "nbexport-as-system"
 
 
 class Monitor:
@@ -95,8 +97,12 @@ def monitor(program: str, folder: Path, *images: Path, release: str = "7.2") -> 
     if program == DAEMON:
         chardev = "socket,id=m,path=qmp.sock,server=on,wait=off"
         words = [peer(DAEMON), "--chardev", chardev, "--monitor", "chardev=m"]
+    elif program == SYSTEM:
+        words = [peer(SYSTEM), "-M", "none", "-nodefaults", "-display", "none"]
+        words += ["-qmp", "unix:qmp.sock,server=on,wait=off"]
     else:
-        words = [sys.executable, "-m", "nbexport", "qmp", "--program", DAEMON]
+        played = DAEMON if program == OURS else "qemu-system"
+        words = [sys.executable, "-m", "nbexport", "qmp", "--program", played]
         words += ["--release", release, "--socket", "qmp.sock"]
     with (
         background(*words, ready=folder / "qmp.sock", cwd=folder, **QUIET),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbexport.block.editing import NoBitmaps, edit_bitmaps
+from nbexport.block.editing import NoBitmaps, begin, edit_bitmaps
 from nbexport.block.file import FileNode, HostDeviceNode
 from nbexport.block.info import (
     ImageMap,
@@ -35,6 +35,7 @@ __all__ = [
     "PersistentBitmap",
     "Qcow2Node",
     "RawNode",
+    "begin",
     "bitmap_facts",
     "check_image",
     "edit_bitmaps",

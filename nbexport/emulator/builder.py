@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from nbexport import block
 from nbexport.bits import Bitmap
+from nbexport.emulator import permissions
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
-from nbexport.emulator.sharing import hold, settle
 from nbexport.errors import CommandError, FormatError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nbexport.block import BlockNode
+    from nbexport.emulator.release import Release
 
 Options = dict[str, Any]
 
@@ -36,10 +37,12 @@ class Builder:
     """Opens the nodes of one command, and closes them again if it fails half-way.
 
     Args:
+        release: decides the words of some errors.
         graph: gets the nodes.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, release: Release, graph: Graph) -> None:
+        self._release = release
         self._graph = graph
         self._made: list[Node] = []
 
@@ -55,8 +58,8 @@ class Builder:
         except BaseException as error:
             for node in reversed(self._made):
                 del self._graph.nodes[node.name]
-                node.block.close()
-            settle(self._graph)
+                node.close()
+            permissions.settle(self._graph)
             if isinstance(error, FormatError):
                 raise CommandError(error.message) from error
             if isinstance(error, block.ImageLockedError):
@@ -105,19 +108,23 @@ class Builder:
         filename = options["filename"].removeprefix("file:")
         if not read_only:
             _check_writable(filename)
-        return self._register(name, block.FileNode(filename), options, read_only=read_only)
+        disk = block.FileNode(filename, writable=not read_only)
+        return self._register(name, disk, options, read_only=read_only)
 
     def _qcow2(
         self, name: str, file: Node, options: Options, *, read_only: bool, depth: int
     ) -> Node:
-        hold(file, writable=not read_only)
+        use = permissions.format_use(name, writable=not read_only)
+        permissions.begin(self._release, self._graph, file, use)
+        writable = not read_only and isinstance(file.block, block.FileNode)
         if "backing" not in options:
-            disk = block.Qcow2Node(file.block)
+            disk = block.Qcow2Node(file.block, writable=writable)
             node = self._register(name, disk, options, read_only=read_only, file=file)
             if disk.backing is not None:
                 node.backing = self._register_opened(disk.backing)
+            self._begin_writing(node, disk)
             return node
-        disk = block.Qcow2Node(file.block, backing=None)
+        disk = block.Qcow2Node(file.block, backing=None, writable=writable)
         node = self._register(name, disk, options, read_only=read_only, file=file)
         if options["backing"] is not None:
             try:
@@ -129,7 +136,18 @@ class Builder:
             except FormatError as error:
                 raise CommandError(f"Could not open backing file: {error.message}") from error
             disk.backing = node.backing.block
+        self._begin_writing(node, disk)
         return node
+
+    def _begin_writing(self, node: Node, disk: block.Qcow2Node) -> None:
+        """Let an image be written, which says from now on that its bitmaps are in use.
+
+        An image on anything but a file is only read.
+        """
+        if not node.read_only and isinstance(disk.file, block.FileNode):
+            disk.begin_writing(*block.begin(disk, disk.file))
+            for bitmap in node.bitmaps:
+                bitmap.set_enabled(bitmap.enabled)
 
     def _register_opened(self, disk: BlockNode) -> Node:
         """Register a node that the block layer opened itself, its children first."""
@@ -160,7 +178,7 @@ class Builder:
 
 
 def _check_writable(filename: str) -> None:
-    """Refuse what cannot be opened for writing, although it will be opened for reading only."""
+    """Refuse what cannot be opened for writing, in the words that name it."""
     number = None
     if Path(filename).is_dir():
         number = errno.EISDIR
@@ -179,4 +197,5 @@ def _bitmap(disk: BlockNode, stored: block.PersistentBitmap, readonly: bool) -> 
         persistent=True,
         inconsistent=stored.inconsistent,
         readonly=readonly,
+        tracking=None if readonly else disk.tracking,
     )

@@ -115,20 +115,29 @@ def _qcow2_info(disk: block.Qcow2Node) -> dict[str, Any]:
     info["lazy-refcounts"] = bool(header.compatible_features & _LAZY_REFCOUNTS)
     info["corrupt"] = bool(header.incompatible_features & _CORRUPT)
     info["extended-l2"] = header.extended_l2
-    if disk.bitmaps:
+    bitmaps = _stored_bitmaps(disk)
+    if bitmaps:
         info["bitmaps"] = [
             {
-                "name": stored.name,
-                "granularity": stored.granularity,
-                "flags": [
-                    word
-                    for word, given in (("in-use", stored.inconsistent), ("auto", stored.enabled))
-                    if given
-                ],
+                "name": name,
+                "granularity": granularity,
+                "flags": [word for word, given in (("in-use", in_use), ("auto", enabled)) if given],
             }
-            for stored in disk.bitmaps.values()
+            for name, granularity, in_use, enabled in bitmaps
         ]
     return info
+
+
+def _stored_bitmaps(disk: block.Qcow2Node) -> list[tuple[str, int, bool, bool]]:
+    """Return what the image itself says of its bitmaps: name, granularity, in use, enabled."""
+    if disk.bitmap_store is None:
+        return [
+            (one.name, one.granularity, one.inconsistent, one.enabled)
+            for one in disk.bitmaps.values()
+        ]
+    return [
+        (one.name, one.granularity, one.in_use, one.enabled) for one in disk.bitmap_store.stored
+    ]
 
 
 def _children(node: Node) -> list[dict[str, str]]:

@@ -1,19 +1,22 @@
-"""A QEMU process's state: nodes, bitmaps and exports. Plain data, no I/O."""
+"""A QEMU process's state: nodes, bitmaps and exports."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nbexport import block
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from nbexport.bits import Bitmap
-    from nbexport.block import BlockNode
+    from nbexport.block import BitmapStore, BlockNode
+    from nbexport.block.tracking import Tracking
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
@@ -38,6 +41,7 @@ class DirtyBitmap:
         inconsistent: whether the image's last writer did not store it.
         busy: whether an export holds it.
         readonly: whether its node cannot be written, so that it cannot change.
+        tracking: of the writes of its node, if that can be written.
     """
 
     name: str
@@ -47,6 +51,37 @@ class DirtyBitmap:
     inconsistent: bool = False
     busy: bool = False
     readonly: bool = False
+    tracking: Tracking | None = None
+
+    def __post_init__(self) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        if self.tracking is not None and self.enabled and not self.inconsistent:
+            self.tracking.start(self.bits)
+
+    def leave(self) -> None:
+        """Record nothing any more: the bitmap is gone."""
+        if self.tracking is not None:
+            self.tracking.stop(self.bits)
+
+    def set_enabled(self, enabled: bool) -> None:  # noqa: FBT001
+        """Record writes from now on, or stay as it is."""
+        self.leave()
+        self.enabled = enabled
+        self._follow()
+
+    def change(self, make: Callable[[Bitmap], Bitmap]) -> None:
+        """Put other bits in the place of the bits; writes wait meanwhile.
+
+        Args:
+            make: gets what is there, and returns what shall be; it leaves what it gets alone.
+        """
+        with self.tracking.paused() if self.tracking is not None else contextlib.nullcontext():
+            bits = make(self.bits)
+            self.leave()
+            self.bits = bits
+            self._follow()
 
     def check(self, *, allow_readonly: bool = False, allow_inconsistent: bool = False) -> None:
         """Raise CommandError unless an operation may use the bitmap; QEMU's order and words."""
@@ -95,6 +130,38 @@ class Node:
             yield node
             node = node.backing
 
+    @property
+    def store(self) -> BitmapStore | None:
+        """What keeps the persistent bitmaps, where the node is an image that can be written."""
+        return self.block.bitmap_store if isinstance(self.block, block.Qcow2Node) else None
+
+    def keep_bitmaps(self) -> None:
+        """Tell the image which persistent bitmaps it is to store when it is closed."""
+        if self.store is not None:
+            self.store.keep(
+                block.PersistentBitmap(
+                    bitmap.name,
+                    bitmap.bits.granularity,
+                    bitmap.enabled,
+                    bitmap.inconsistent,
+                    None if bitmap.inconsistent else bitmap.bits,
+                )
+                for bitmap in self.bitmaps
+                if bitmap.persistent
+            )
+
+    def close(self) -> None:
+        """Close the disk; what an image has to store is stored.
+
+        Raises:
+            FormatError: the image has no room for its bitmaps.
+            OSError: the host failed.
+        """
+        try:
+            self.keep_bitmaps()
+        finally:
+            self.block.close()
+
     def bitmap(self, name: str) -> DirtyBitmap | None:
         """Return the bitmap of that name, or None."""
         return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
@@ -111,6 +178,7 @@ class BlockExport:
         name: its name on the NBD server.
         bitmaps: the bitmaps that it holds busy.
         shutting_down: whether its removal has begun.
+        writable: whether clients may write.
     """
 
     id: str
@@ -119,6 +187,7 @@ class BlockExport:
     name: str
     bitmaps: list[DirtyBitmap]
     shutting_down: bool = False
+    writable: bool = False
 
 
 class Graph:

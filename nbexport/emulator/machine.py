@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
+from nbexport.emulator import permissions
 from nbexport.emulator.commands import COMMANDS
-from nbexport.emulator.graph import BlockExport, Graph
-from nbexport.errors import UsageError
+from nbexport.emulator.graph import BlockExport, Graph, Node
+from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from nbexport.emulator.release import Release
     from nbexport.nbd import NbdServer
@@ -21,6 +23,7 @@ PROGRAMS = ("qemu-system", "qemu-storage-daemon")
 """What can be emulated. Of the commands that are emulated they differ in `quit` alone."""
 
 _PACKAGE = "nbexport"
+_LOG = logging.getLogger(__name__)
 
 
 class Machine:
@@ -119,6 +122,7 @@ class Machine:
         del self.graph.exports[export.id]
         for bitmap in export.bitmaps:
             bitmap.busy = False
+        permissions.settle(self.graph)
         if self.release.exports_have_ids:
             self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
 
@@ -134,6 +138,17 @@ class Machine:
         if self.nbd_server is not None:
             server, self.nbd_server = self.nbd_server, None
             await server.close()
-        for node in reversed(list(self.graph.nodes.values())):
-            node.block.close()
+        nodes = list(reversed(self.graph.nodes.values()))
         self.graph.nodes.clear()
+        await self.in_thread(self.close_nodes, nodes)
+
+    def close_nodes(self, nodes: Sequence[Node]) -> None:
+        """Close nodes, a parent before its children, whatever happens.
+
+        One that cannot store what it has to is told of in the log; QEMU ignores it, too.
+        """
+        for node in nodes:
+            try:
+                node.close()
+            except (FormatError, OSError) as error:
+                _LOG.error("%s: %s", node.name, error)

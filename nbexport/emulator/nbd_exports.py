@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nbexport import nbd
+from nbexport import block, nbd
+from nbexport.emulator import permissions
 from nbexport.errors import CommandError
 from nbexport.units import SECTOR_SIZE, align_down
 
@@ -33,6 +34,8 @@ def make_export(
     name: str,
     arguments: Mapping[str, Any],
     bitmaps: Sequence[tuple[str, DirtyBitmap]],
+    *,
+    writable: bool = False,
 ) -> nbd.Export:
     """Return an export of a node.
 
@@ -42,9 +45,18 @@ def make_export(
         name: its name on the NBD server.
         arguments: of the command.
         bitmaps: the names that clients see, and the bitmaps.
+        writable: whether clients may write.
+
+    Raises:
+        CommandError: this emulator cannot write the node.
     """
     release = machine.release
-    shared = machine.nbd_max_connections != 1 if release.multi_conn_by_limit else True
+    if release.multi_conn_by_limit:
+        shared = machine.nbd_max_connections != 1
+    else:
+        shared = release.shares_readonly and not writable
+    if writable and not node.block.writable:
+        raise CommandError(f"Writing to node '{node.name}' is not supported by this emulator")
     return nbd.from_node(
         node.block,
         name,
@@ -54,5 +66,19 @@ def make_export(
         # The bits, not extents of them: the server keeps what it has made of bits.
         bitmaps=[(shown, partial(getattr, bitmap, "bits")) for shown, bitmap in bitmaps],
         first_bitmap_id=release.first_bitmap_id,
-        multi_conn=shared and release.shares_readonly,
+        multi_conn=shared,
+        writable=writable,
+        unmap=node.options.get("discard") == "unmap",
     )
+
+
+def use(machine: Machine, node: Node, new: permissions.Use) -> None:
+    """Let an export use a node.
+
+    Raises:
+        CommandError: another user, here or in another process, does not allow it.
+    """
+    try:
+        permissions.begin(machine.release, machine.graph, node, new)
+    except block.ImageLockedError as error:
+        raise CommandError(error.reason) from error

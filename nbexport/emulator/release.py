@@ -109,6 +109,11 @@ class Release:
         return self._has((7, 1, 0))
 
     @property
+    def names_both_users(self) -> bool:
+        """Whether a conflict of permissions is told with both users and the node."""
+        return self._has((6, 1, 0))
+
+    @property
     def enabled_before_state(self) -> bool:
         """Whether exporting a bitmap checks enabled against read-only before the bitmap's state."""
         return self._has((7, 1, 0))

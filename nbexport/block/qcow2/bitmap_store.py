@@ -95,6 +95,20 @@ class BitmapStore:
         """The bitmaps as they are now; the bits of one are live."""
         return self._node.bitmaps
 
+    @property
+    def stored(self) -> tuple[DirectoryEntry, ...]:
+        """The bitmaps as the image has them now: all in use."""
+        return tuple(self._entries)
+
+    def keep(self, bitmaps: Iterable[PersistentBitmap]) -> None:
+        """Store these bitmaps in the end, whatever there was.
+
+        For who keeps them, and marks writes in them, itself. What the image holds of others goes
+        by `remove`, before; an inconsistent one must be one that the image holds.
+        """
+        self._bitmaps = {bitmap.name: bitmap for bitmap in bitmaps}
+        self._publish()
+
     # What a user calls. The order of the checks, and the words, are QEMU's.
 
     def add(self, name: str, granularity: int | None = None, *, enabled: bool = True) -> None:
@@ -113,7 +127,7 @@ class BitmapStore:
             granularity = default_granularity(self._size)
         if name in self._bitmaps:
             raise UsageError(f"Bitmap already exists: {name}")
-        reason = self._why_not(name, granularity)
+        reason = self.why_not(name, granularity)
         if reason is not None:
             raise UsageError(
                 f"Can't make bitmap '{name}' persistent in '{self._node.filename}': {reason}"
@@ -220,7 +234,7 @@ class BitmapStore:
             raise InconsistentBitmapError(name)
         return bits
 
-    def _why_not(self, name: str, granularity: int) -> str | None:
+    def why_not(self, name: str, granularity: int) -> str | None:
         """Return why the image cannot have another bitmap, None if it can."""
         size = self._node.header.size
         raw_name = _encode(name)

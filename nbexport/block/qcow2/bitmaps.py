@@ -40,6 +40,11 @@ class DirectoryEntry(NamedTuple):
         """Whether a writer did not close the image."""
         return bool(self.flags & layout.BITMAP_IN_USE)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether writers record their writes in it."""
+        return bool(self.flags & layout.BITMAP_AUTO)
+
 
 def load_bitmaps(file: BlockNode, header: Header) -> Mapping[str, PersistentBitmap]:
     """Return the bitmaps of an image in the order of its directory.

@@ -15,7 +15,7 @@ from nbexport.bits import Bitmap
 from nbexport.block.tracking import default_granularity
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import DirtyBitmap
-from nbexport.errors import CommandError
+from nbexport.errors import CommandError, FormatError
 from nbexport.units import is_power_of_two
 
 if TYPE_CHECKING:
@@ -99,10 +99,21 @@ def add(machine: Machine, arguments: Arguments) -> Change:
         raise CommandError(f"Bitmap name too long: {name}")
     disabled = arguments.get("disabled", arguments.get("x-disabled", False))
     made = DirtyBitmap(
-        name, Bitmap(node.block.size, granularity), enabled=not disabled, persistent=persistent
+        name,
+        Bitmap(node.block.size, granularity),
+        enabled=not disabled,
+        persistent=persistent,
+        tracking=None if node.read_only else node.block.tracking,
     )
     node.bitmaps.append(made)
-    return Change(lambda: node.bitmaps.remove(made))
+    node.keep_bitmaps()
+
+    def undo() -> None:
+        made.leave()
+        node.bitmaps.remove(made)
+        node.keep_bitmaps()
+
+    return Change(undo)
 
 
 def _check_persistent(node: Node, name: str, granularity: int) -> None:
@@ -114,14 +125,15 @@ def _check_persistent(node: Node, name: str, granularity: int) -> None:
     if node.bitmap(name) is not None:
         raise CommandError(f"Bitmap already exists: {name}")
     reason = None
-    if granularity > MAX_PERSISTENT_GRANULARITY:
+    if node.store is not None:
+        reason = node.store.why_not(name, granularity)
+    elif granularity > MAX_PERSISTENT_GRANULARITY:
         reason = f"Granularity exceeds maximum ({MAX_PERSISTENT_GRANULARITY} bytes)"
     elif len(name.encode()) > NAME_LENGTH_MAX:
         reason = f"Name length exceeds maximum ({NAME_LENGTH_MAX} characters)"
     elif not node.read_only:
-        # QEMU would write it when it closes the image. (On a read-only node QEMU takes the bitmap
-        # and loses it in the end, so there nothing needs writing.)
-        reason = "this emulator writes no images"
+        # (On a read-only node QEMU takes the bitmap and loses it in the end: nothing is written.)
+        reason = "this emulator writes images on files only"
     if reason is not None:
         raise CommandError(f"Can't make bitmap '{name}' persistent in '{node.name}': {reason}")
 
@@ -132,12 +144,27 @@ def remove(machine: Machine, arguments: Arguments) -> Change:
     node, bitmap = look_up(machine, arguments["node"], arguments["name"])
     bitmap.check(allow_inconsistent=True)
     _check_stored(node, bitmap)
+    if bitmap.persistent and node.store is not None:
+        # As in QEMU the image loses it at once; if it stays after all, closing stores it again.
+        try:
+            node.store.remove(bitmap.name)
+        except (FormatError, OSError) as error:
+            raise CommandError(
+                f"Failed to remove persistent bitmap '{bitmap.name}': {error}"
+            ) from error
     bitmap.busy = True
 
     def undo() -> None:
         bitmap.busy = False
+        bitmap.set_enabled(bitmap.enabled)
+        node.keep_bitmaps()
 
-    return Change(undo, lambda: node.bitmaps.remove(bitmap))
+    def commit() -> None:
+        bitmap.leave()
+        node.bitmaps.remove(bitmap)
+        node.keep_bitmaps()
+
+    return Change(undo, commit)
 
 
 @_action("block-dirty-bitmap-clear")
@@ -146,9 +173,7 @@ def clear(machine: Machine, arguments: Arguments) -> Change:
     node, bitmap = look_up(machine, arguments["node"], arguments["name"])
     bitmap.check()
     _check_stored(node, bitmap)
-    undo = _keep_bits(bitmap)
-    bitmap.bits.clear()
-    return Change(undo)
+    return _change_bits(bitmap, lambda bits: Bitmap(bits.size, bits.granularity))
 
 
 @_action("block-dirty-bitmap-enable", "x-block-dirty-bitmap-enable")
@@ -168,10 +193,10 @@ def _set_enabled(machine: Machine, arguments: Arguments, *, enabled: bool) -> Ch
     bitmap.check(allow_readonly=True)
     _check_stored(node, bitmap)
     before = bitmap.enabled
-    bitmap.enabled = enabled
+    bitmap.set_enabled(enabled)
 
     def undo() -> None:
-        bitmap.enabled = before
+        bitmap.set_enabled(before)
 
     return Change(undo)
 
@@ -187,7 +212,6 @@ def merge(machine: Machine, arguments: Arguments) -> Change:
     into = arguments["target" if several else "dst_name"]
     node, target = look_up(machine, arguments["node"], into)
     given = arguments["bitmaps"] if several else [arguments["src_name"]]
-    bits = target.bits.copy()
     sources = []
     for each in given:
         source = _source(machine, node, each)
@@ -198,11 +222,14 @@ def merge(machine: Machine, arguments: Arguments) -> Change:
         sources.append(source)
     target.check()
     _check_stored(node, target)
-    for source in sources:
-        bits.merge(source.bits)
-    undo = _keep_bits(target)
-    target.bits = bits
-    return Change(undo)
+
+    def merged(bits: Bitmap) -> Bitmap:
+        result = bits.copy()
+        for source in sources:
+            result.merge(source.bits)
+        return result
+
+    return _change_bits(target, merged)
 
 
 def _source(machine: Machine, node: Node, given: str | Mapping[str, str]) -> DirtyBitmap:
@@ -225,21 +252,19 @@ def _check_sizes(machine: Machine, target: DirtyBitmap, source: DirtyBitmap) -> 
     )
 
 
-def _keep_bits(bitmap: DirtyBitmap) -> Callable[[], None]:
-    """Return what brings a bitmap's bits back to what they are now."""
-    before = bitmap.bits.copy()
-
-    def undo() -> None:
-        bitmap.bits = before
-
-    return undo
+def _change_bits(bitmap: DirtyBitmap, make: Callable[[Bitmap], Bitmap]) -> Change:
+    """Change a bitmap's bits, so that they can be brought back."""
+    before = bitmap.bits
+    bitmap.change(make)
+    return Change(lambda: bitmap.change(lambda _bits: before))
 
 
 def _check_stored(node: Node, bitmap: DirtyBitmap) -> None:
-    """Raise CommandError if the change would have to be stored in an image."""
-    if bitmap.persistent and not node.read_only:
+    """Raise CommandError if the change would have to be stored where nothing can be."""
+    if bitmap.persistent and not node.read_only and node.store is None:
         raise CommandError(
-            f"Bitmap '{bitmap.name}' is stored in the image, and this emulator writes no images"
+            f"Bitmap '{bitmap.name}' is stored in an image that is not on a file, and this "
+            "emulator does not write it"
         )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbexport.emulator import describe
+from nbexport.emulator import describe, permissions
 from nbexport.emulator.builder import Builder
 from nbexport.emulator.commands.registry import command
-from nbexport.emulator.sharing import settle
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ async def add(machine: Machine, arguments: Arguments) -> None:
     """Open a node and the children that its options describe; all of them or none."""
     if "node-name" not in arguments:
         raise CommandError("'node-name' must be specified for the root node")
-    node = await machine.in_thread(Builder(machine.graph).build, dict(arguments))
+    node = await machine.in_thread(Builder(machine.release, machine.graph).build, dict(arguments))
     node.monitor_owned = True
 
 
@@ -43,9 +42,9 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Node {name} is not owned by the monitor")
     if parents:
         raise CommandError(f"Block device {name} is in use")
-    for gone in machine.graph.remove(node):
-        gone.block.close()
-    settle(machine.graph)
+    removed = machine.graph.remove(node)
+    await machine.in_thread(machine.close_nodes, removed)
+    permissions.settle(machine.graph)
 
 
 @command("query-named-block-nodes")

@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from nbexport import nbd
+from nbexport.emulator import permissions
 from nbexport.emulator.commands import legacy
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import BlockExport, DirtyBitmap, Node, is_well_formed
-from nbexport.emulator.nbd_exports import make_export, running_server
+from nbexport.emulator.nbd_exports import make_export, running_server, use
 from nbexport.errors import CommandError, UsageError
 
 if TYPE_CHECKING:
@@ -161,12 +162,29 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
     node = machine.graph.nodes.get(arguments["node-name"])
     if node is None:
         raise CommandError(f"Cannot find device='' nor node-name='{arguments['node-name']}'")
-    if arguments.get("writable", False):
-        if node.read_only:
-            raise CommandError("Cannot export read-only node as writable")
-        raise CommandError("Writable exports are not supported by this emulator")
+    writable = arguments.get("writable", False)
+    if writable and node.read_only:
+        raise CommandError("Cannot export read-only node as writable")
     for thread in _threads(arguments):
         raise CommandError(f'iothread "{thread}" not found')
+    try:
+        use(machine, node, permissions.export_use(writable=writable, fixed_size=False))
+        bitmaps = _create_export(machine, node, arguments, writable=writable)
+    except BaseException:
+        permissions.settle(machine.graph)
+        raise
+    for bitmap in bitmaps:
+        bitmap.busy = True
+    name = arguments.get("name", node.name)
+    machine.graph.exports[identifier] = BlockExport(
+        identifier, "nbd", node, name, bitmaps, writable=writable
+    )
+
+
+def _create_export(
+    machine: Machine, node: Node, arguments: Arguments, *, writable: bool
+) -> list[DirtyBitmap]:
+    """Give the NBD server an export, and return its bitmaps."""
     server = running_server(machine)
     name: str = arguments.get("name", node.name)
     description: str | None = arguments.get("description")
@@ -176,12 +194,14 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"description '{description}' too long")
     if name in server.exports:
         raise CommandError(f"NBD server already has export named '{name}'")
-    bitmaps = [_find_bitmap(machine, node, given) for given in arguments.get("bitmaps", ())]
+    use(machine, node, permissions.export_use(writable=writable))
+    bitmaps = [
+        _find_bitmap(machine, node, given, writable=writable)
+        for given in arguments.get("bitmaps", ())
+    ]
     named = [(bitmap.name, bitmap) for bitmap in bitmaps]
-    server.add(make_export(machine, node, name, arguments, named))
-    for bitmap in bitmaps:
-        bitmap.busy = True
-    machine.graph.exports[identifier] = BlockExport(identifier, "nbd", node, name, bitmaps)
+    server.add(make_export(machine, node, name, arguments, named, writable=writable))
+    return bitmaps
 
 
 def _threads(arguments: Arguments) -> list[str]:
@@ -194,7 +214,9 @@ def _threads(arguments: Arguments) -> list[str]:
     return given if isinstance(given, list) else [given]
 
 
-def _find_bitmap(machine: Machine, node: Node, given: str | Mapping[str, str]) -> DirtyBitmap:
+def _find_bitmap(
+    machine: Machine, node: Node, given: str | Mapping[str, str], *, writable: bool
+) -> DirtyBitmap:
     """Return one bitmap of the list, checked as QEMU does for the form it was given in."""
     if not isinstance(given, str):
         owner = machine.graph.nodes.get(given["node"])
@@ -213,7 +235,7 @@ def _find_bitmap(machine: Machine, node: Node, given: str | Mapping[str, str]) -
         raise CommandError(f"Bitmap '{given}' is not found")
     if not machine.release.enabled_before_state:
         bitmap.check(allow_readonly=True)
-    if bitmap.enabled and not owner.read_only:
+    if not writable and bitmap.enabled and not owner.read_only:
         raise CommandError(f"Enabled bitmap '{given}' incompatible with readonly export")
     if machine.release.enabled_before_state:
         bitmap.check(allow_readonly=True)

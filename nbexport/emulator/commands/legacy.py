@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbexport import nbd
+from nbexport.emulator import permissions
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import BlockExport
-from nbexport.emulator.nbd_exports import make_export, running_server
+from nbexport.emulator.nbd_exports import make_export, running_server, use
 from nbexport.errors import CommandError
 from nbexport.nbd.wire import STRING_MAX
 
@@ -27,13 +28,20 @@ def add(machine: Machine, arguments: Arguments) -> None:
     if name in server.exports:
         raise CommandError(f"NBD server already has export named '{name}'")
     node = machine.graph.find(device)
-    if arguments.get("writable", False) and not node.read_only:
-        raise CommandError("Writable exports are not supported by this emulator")
-    bitmaps = [find_bitmap(node, arguments["bitmap"])] if "bitmap" in arguments else []
-    server.add(make_export(machine, node, name, arguments, [(b.name, b) for b in bitmaps]))
+    writable = arguments.get("writable", False) and not node.read_only
+    try:
+        use(machine, node, permissions.export_use(writable=writable))
+        bitmaps = []
+        if "bitmap" in arguments:
+            bitmaps.append(find_bitmap(node, arguments["bitmap"], writable=writable))
+        named = [(bitmap.name, bitmap) for bitmap in bitmaps]
+        server.add(make_export(machine, node, name, arguments, named, writable=writable))
+    except BaseException:
+        permissions.settle(machine.graph)
+        raise
     for bitmap in bitmaps:
         bitmap.busy = True
-    machine.graph.exports[name] = BlockExport(name, "nbd", node, name, bitmaps)
+    machine.graph.exports[name] = BlockExport(name, "nbd", node, name, bitmaps, writable=writable)
 
 
 @command("x-nbd-server-add-bitmap")
@@ -45,19 +53,19 @@ async def add_bitmap(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Export '{arguments['name']}' is not found")
     if export.bitmaps:
         raise CommandError("Export bitmap is already set")
-    bitmap = find_bitmap(export.node, arguments["bitmap"])
+    bitmap = find_bitmap(export.node, arguments["bitmap"], writable=export.writable)
     shown = arguments.get("bitmap-export-name", bitmap.name)
     if len(nbd.dirty_bitmap_name(shown).encode()) > STRING_MAX:
         raise CommandError(f"export name '{shown}' too long")
     # Who is connected keeps what it was told; the next client sees the bitmap.
     server.exports[export.name] = make_export(
-        machine, export.node, export.name, {}, [(shown, bitmap)]
+        machine, export.node, export.name, {}, [(shown, bitmap)], writable=export.writable
     )
     bitmap.busy = True
     export.bitmaps.append(bitmap)
 
 
-def find_bitmap(node: Node, name: str) -> DirtyBitmap:
+def find_bitmap(node: Node, name: str, *, writable: bool) -> DirtyBitmap:
     """Return a bitmap of the node or of one behind it, which can be exported."""
     for owner in node.chain():
         bitmap = owner.bitmap(name)
@@ -66,6 +74,6 @@ def find_bitmap(node: Node, name: str) -> DirtyBitmap:
     else:
         raise CommandError(f"Bitmap '{name}' is not found")
     bitmap.check(allow_readonly=True)
-    if bitmap.enabled and not owner.read_only:
+    if not writable and bitmap.enabled and not owner.read_only:
         raise CommandError(f"Enabled bitmap '{name}' incompatible with readonly export")
     return bitmap

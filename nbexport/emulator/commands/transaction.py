@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from nbexport.emulator.commands.bitmap import ACTIONS, Change
@@ -23,15 +24,23 @@ async def transaction(machine: Machine, arguments: Arguments) -> None:
         for action in actions:
             _check_grouping(machine, action["type"])
     done: list[Change] = []
-    try:
-        for action in actions:
-            if grouped and not early:
-                _check_grouping(machine, action["type"])
-            done.append(_prepare(machine, action))
-    except BaseException:
-        for change in reversed(done):
-            change.undo()
-        raise
+    with contextlib.ExitStack() as stack:
+        # Nothing is written between the actions, nor between them and their undoing.
+        # (The file of an image is written with the image's locks held, which actions may need.)
+        nodes = machine.graph.nodes.values()
+        files = {id(node.file) for node in nodes if node.store is not None}
+        for node in nodes:
+            if id(node) not in files:
+                stack.enter_context(node.block.tracking.paused())
+        try:
+            for action in actions:
+                if grouped and not early:
+                    _check_grouping(machine, action["type"])
+                done.append(_prepare(machine, action))
+        except BaseException:
+            for change in reversed(done):
+                change.undo()
+            raise
     for change in done:
         change.commit()
 

@@ -1,0 +1,137 @@
+"""What the users of a node do with it and deny to others: to each other, and to other processes.
+
+A format needs its file for itself while it can be written; an export needs the size to stay. Inside
+the process two users that contradict each other are an error of the command that brought the
+second; other processes see the locks on the files.
+
+Source: QEMU's ``include/block/block-common.h``, the permissions of a node's children.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+from nbexport import block
+from nbexport.block import locks
+from nbexport.block.locks import Permission
+from nbexport.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nbexport.emulator.graph import Graph, Node
+    from nbexport.emulator.release import Release
+
+_EXPORT = "an unnamed block device"
+
+
+class Use(NamedTuple):
+    """One user of a node.
+
+    Attributes:
+        who: how errors call it.
+        role: what the node is to it: root, file or backing.
+        required: what it does.
+        unshared: what it denies to the other users.
+    """
+
+    who: str
+    role: str
+    required: Permission
+    unshared: Permission
+
+
+def export_use(*, writable: bool, fixed_size: bool = True) -> Use:
+    """Return the use that an export makes of its node."""
+    required = Permission.CONSISTENT_READ | (Permission.WRITE if writable else locks.NOTHING)
+    return Use(_EXPORT, "root", required, Permission.RESIZE if fixed_size else locks.NOTHING)
+
+
+def format_use(name: str, *, writable: bool) -> Use:
+    """Return the use that a qcow2 node makes of its file."""
+    required, unshared = locks.for_format(writable=writable)
+    return Use(f"node '{name}'", "file", required, unshared)
+
+
+def uses(graph: Graph, node: Node) -> list[Use]:
+    """Return the uses of a node, the newest first."""
+    found = [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
+    for parent in reversed(graph.parents(node)):
+        if parent.file is not node:
+            required = Permission.CONSISTENT_READ
+            found.append(Use(f"node '{parent.name}'", "backing", required, locks.NOTHING))
+        elif parent.block.driver == block.Qcow2Node.driver:
+            found.append(format_use(parent.name, writable=not parent.read_only))
+        else:
+            found.append(_passed_on(parent, uses(graph, parent)))
+    return found
+
+
+def _passed_on(node: Node, above: list[Use]) -> Use:
+    """Return the use of a raw node's file: that of all its users together."""
+    required = unshared = locks.NOTHING
+    for use in above:
+        required |= use.required
+        unshared |= use.unshared
+    return Use(f"node '{node.name}'", "file", required, unshared)
+
+
+def begin(release: Release, graph: Graph, node: Node, new: Use) -> None:
+    """Let a new user use a node: the others must allow it, and other processes too.
+
+    Raises:
+        CommandError: another user of the node, or of what is below it, does not go with this one;
+            or the node cannot be written.
+        ImageLockedError: another process does not allow it.
+        OSError: the host failed.
+    """
+    others = uses(graph, node)
+    while True:
+        _check(release, node, new, others)
+        if new.required & Permission.WRITE and node.read_only:
+            raise CommandError("Block node is read-only")
+        if isinstance(node.block, block.FileNode):
+            node.block.locks.acquire(new.required, new.unshared)
+        if node.file is None or node.block.driver == block.Qcow2Node.driver:
+            return
+        # What is above a raw node passes through it; its own use of the file is counted anew.
+        new = _passed_on(node, [new, *others])
+        node = node.file
+        others = [use for use in uses(graph, node) if use.who != new.who]
+
+
+def _check(release: Release, node: Node, new: Use, others: list[Use]) -> None:
+    """Raise CommandError if two users contradict each other."""
+    for one, other in itertools.permutations([new, *others], 2):
+        bad = other.required & one.unshared
+        if not bad:
+            continue
+        names = ", ".join(_names(bad))
+        if release.names_both_users:
+            raise CommandError(
+                f"Permission conflict on node '{node.name}': permissions '{names}' are both "
+                f"required by {other.who} (uses node '{node.name}' as '{other.role}' child) and "
+                f"unshared by {one.who} (uses node '{node.name}' as '{one.role}' child)."
+            )
+        known, what = (one, "does not allow") if other is new else (other, "uses")
+        raise CommandError(
+            f"Conflicts with use by {known.who} as '{known.role}', which {what} '{names}' on "
+            f"{node.name}"
+        )
+
+
+def _names(permissions: Permission) -> Iterator[str]:
+    return (str(one.name).lower().replace("_", " ") for one in Permission if one & permissions)
+
+
+def settle(graph: Graph) -> None:
+    """Give up the locks that were for users which are gone.
+
+    Raises:
+        OSError: the host failed.
+    """
+    for node in graph.nodes.values():
+        if isinstance(node.block, block.FileNode):
+            use = _passed_on(node, uses(graph, node))
+            node.block.locks.keep(use.required, use.unshared)
