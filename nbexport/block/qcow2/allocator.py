@@ -91,6 +91,10 @@ class Allocator:
             OSError: the file would be too large, or the host failed.
         """
         with self._lock:
+            if count == 1 and self._bits >= 8:
+                next_one = self._take_next()
+                if next_one is not None:
+                    return next_one
             while True:
                 first = self._find(count)
                 blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
@@ -100,6 +104,27 @@ class Allocator:
                 self._make_block(missing[0])  # may take a cluster of the run: look again
             self._take(first, count)
             return first * self._size
+
+    def _take_next(self) -> int | None:
+        """Allocate the cluster where the search begins, if it is free and nothing else is to do.
+
+        A file that grows cluster by cluster needs no more; anything else takes the longer way.
+        """
+        cluster = self._hint
+        index, at = divmod(cluster, self._per_block)
+        if not self._has_block(index):
+            return None
+        counts = counts_of(self._block(index), self._bits)
+        known = (self._fixed, self._l2)
+        if counts[at] or any(len(part) and int(part[-1]) >= cluster for part in known):
+            return None
+        end = (cluster + 1) * self._size
+        if end > self._file.size:
+            self._file.grow(end)
+        counts[at] = 1
+        self._dirty.add(index)
+        self._hint = cluster + 1
+        return cluster * self._size
 
     def free(self, offset: int, count: int) -> None:
         """Count ``count`` clusters from ``offset`` once less.
