@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from beside import QUIET
 from peers import TIME_LIMIT, background, peer
 
+from nbexport.errors import PeerError
+from nbexport.qmp import QmpClient
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -86,6 +89,28 @@ class Monitor:
         with contextlib.suppress(ConnectionError, AssertionError):
             while True:
                 self.take()
+
+
+@contextlib.contextmanager
+def daemon_client(path: Path) -> Iterator[QmpClient]:
+    """Run a storage daemon with its monitor at ``path``, and give a client of it.
+
+    QEMU 7.2 may miss the wake-up for a command that comes while it starts, and then answers
+    nothing ever: such a daemon is started anew.
+    """
+    chardev = f"socket,id=monitor,path={path},server=on,wait=off"
+    words = [peer(DAEMON), "--chardev", chardev, "--monitor", "chardev=monitor"]
+    for left in (2, 1, 0):
+        with background(*words, ready=path):
+            try:
+                client = QmpClient(path)
+            except PeerError as error:
+                if not left or not isinstance(error.__cause__, TimeoutError):
+                    raise
+                continue
+            with client:
+                yield client
+            return
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from monitors import daemon_client
 from peers import background, nbdinfo_map, peer, qemu_nbd, run
 
 from nbexport import block, qmp
@@ -263,12 +264,8 @@ steps = st.lists(st.one_of(commands, st.lists(write, min_size=1, max_size=3)), m
 def monitor(tmp_path_factory):
     """A storage daemon that reads images and tells digests of their bitmaps."""
     path = tmp_path_factory.mktemp("monitor") / "qmp.sock"
-    chardev = f"socket,id=monitor,path={path},server=on,wait=off"
-    command = [peer("qemu-storage-daemon"), "--chardev", chardev, "--monitor", "chardev=monitor"]
-    with background(*command, ready=path):
-        client = qmp.QmpClient(path)
+    with daemon_client(path) as client:
         yield client
-        client.close()
 
 
 def digests(monitor: qmp.QmpClient, path: Path) -> dict[str, str]:

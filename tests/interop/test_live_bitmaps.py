@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peers import background, nbdinfo_map, peer, run
+from monitors import daemon_client
+from peers import background, nbdinfo_map, run
 
 from nbexport import qmp
 from nbexport.block import check_image, open_image, open_writable
@@ -104,14 +105,10 @@ class Daemon:
 def daemon(tmp_path_factory):
     folder = tmp_path_factory.mktemp("daemon")
     path, socket = folder / "qmp.sock", folder / "nbd.sock"
-    chardev = f"socket,id=monitor,path={path},server=on,wait=off"
-    command = [peer("qemu-storage-daemon"), "--chardev", chardev, "--monitor", "chardev=monitor"]
-    with background(*command, ready=path):
-        client = qmp.QmpClient(path)
+    with daemon_client(path) as client:
         address = {"type": "unix", "data": {"path": str(socket)}}
         client.execute("nbd-server-start", {"addr": address})
         yield Daemon(client, socket)
-        client.close()
 
 
 def digest(bitmap: Bitmap) -> str:
