@@ -129,11 +129,18 @@ def monitor(program: str, folder: Path, *images: Path, release: str = "7.2") -> 
         played = DAEMON if program == OURS else "qemu-system"
         words = [sys.executable, "-m", "nbexport", "qmp", "--program", played]
         words += ["--release", release, "--socket", "qmp.sock"]
-    with (
-        background(*words, ready=folder / "qmp.sock", cwd=folder, **QUIET),
-        Monitor(folder) as client,
-    ):
-        yield client
+    # As in `daemon_client`: nothing has been asked yet of one that does not answer.
+    for left in (2, 1, 0):
+        with background(*words, ready=folder / "qmp.sock", cwd=folder, **QUIET):
+            try:
+                client = Monitor(folder)
+            except TimeoutError:
+                if not left or program in {OURS, OURS_AS_SYSTEM}:
+                    raise
+                continue
+            with client:
+                yield client
+            return
 
 
 def qcow2(name: str, **more: Any) -> dict[str, Any]:
