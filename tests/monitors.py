@@ -95,8 +95,8 @@ class Monitor:
 def daemon_client(path: Path) -> Iterator[QmpClient]:
     """Run a storage daemon with its monitor at ``path``, and give a client of it.
 
-    QEMU 7.2 may miss the wake-up for a command that comes while it starts, and then answers
-    nothing ever: such a daemon is started anew.
+    QEMU 7.2 was seen to greet and then not to answer its first command, for as long as the client
+    waited; why is not known. Such a daemon is started anew; the emulator never is.
     """
     chardev = f"socket,id=monitor,path={path},server=on,wait=off"
     words = [peer(DAEMON), "--chardev", chardev, "--monitor", "chardev=monitor"]
