@@ -25,7 +25,7 @@ def known_releases() -> list[str]:
 def interface_of(release: str) -> str:
     """Return the newest known interface that is not newer than a release.
 
-    ``7.2.22`` has that of ``7.2``; ``8.2`` has that of ``8.1``, as it changed nothing.
+    ``7.2.22`` has that of ``7.2``, and so has every later one until the next that is known.
 
     Raises:
         UsageError: the text is no release, or all known interfaces are newer.
@@ -54,7 +54,7 @@ def load_release(release: str, *, symbols: AbstractSet[str] | None = None) -> Sc
     return load_schema(schema.root, symbols=symbols)
 
 
-# One entry for each folder, so that a look through all releases reads each once: they are 31 now.
+# One entry for each folder, so that a look through all releases reads each once: they are 32 now.
 @lru_cache(maxsize=64)
 def _load(name: str) -> Schema:
     return load_schema(str(data_path("interface", name, ROOT)))
