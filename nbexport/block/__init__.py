@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from nbexport.block.copying import CopyBefore, SourceReadError, cluster_of
 from nbexport.block.editing import NoBitmaps, begin, edit_bitmaps
 from nbexport.block.file import FileNode, HostDeviceNode
+from nbexport.block.filter import CopyBeforeWriteNode
 from nbexport.block.info import (
     ImageMap,
     bitmap_facts,
@@ -13,6 +15,7 @@ from nbexport.block.info import (
 )
 from nbexport.block.locks import ImageLockedError
 from nbexport.block.node import BlockNode, HostFileError, PersistentBitmap
+from nbexport.block.null import NullAioNode, NullNode
 from nbexport.block.open import open_image
 from nbexport.block.qcow2 import FROM_HEADER, Qcow2Node
 from nbexport.block.qcow2.bitmap_store import BitmapStore, InconsistentBitmapError
@@ -25,6 +28,8 @@ __all__ = [
     "BitmapStore",
     "BlockNode",
     "CheckResult",
+    "CopyBefore",
+    "CopyBeforeWriteNode",
     "FileNode",
     "HostDeviceNode",
     "HostFileError",
@@ -32,12 +37,16 @@ __all__ = [
     "ImageMap",
     "InconsistentBitmapError",
     "NoBitmaps",
+    "NullAioNode",
+    "NullNode",
     "PersistentBitmap",
     "Qcow2Node",
     "RawNode",
+    "SourceReadError",
     "begin",
     "bitmap_facts",
     "check_image",
+    "cluster_of",
     "edit_bitmaps",
     "image_info",
     "image_map",

@@ -109,7 +109,7 @@ class FileNode(BlockNode):
 
     def read_now(self, offset: int, buffer: memoryview) -> bool:
         """Fill ``buffer`` from what the kernel has in memory; return whether all of it is there."""
-        if offset < 0 or offset + len(buffer) > self._length:
+        if offset < 0 or offset + len(buffer) > self._length or self.fence is not None:
             return False
         try:
             return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)

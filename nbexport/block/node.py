@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from abc import ABC, abstractmethod
@@ -16,10 +17,12 @@ from nbexport.block.tracking import Tracking
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
     from types import TracebackType
 
     from numpy.typing import NDArray
+
+    from nbexport.block.fence import Fence
 
 # What one layer says of its bytes; the flags of the maps that layers exchange.
 DATA = 1
@@ -96,6 +99,9 @@ class BlockNode(ABC):
         backing: the node that answers for what is not allocated here.
         bitmaps: bitmaps that are stored in the image, in the order of its directory.
         tracking: bitmaps in which writes are marked.
+        guards: called with offset and length before a write takes effect; what they raise fails
+            the write.
+        fence: keeps readers and copies into the node apart, where somebody makes some.
     """
 
     driver: ClassVar[str]
@@ -110,6 +116,8 @@ class BlockNode(ABC):
         self.backing: BlockNode | None = None
         self.bitmaps: Mapping[str, PersistentBitmap] = MappingProxyType({})
         self.tracking = Tracking()
+        self.guards: tuple[Callable[[int, int], None], ...] = ()
+        self.fence: Fence | None = None
         self._owned: list[BlockNode] = []
         self._map_lock = threading.Lock()
         self._answers: dict[str, tuple[Hashable, _Answer]] = {}
@@ -197,8 +205,13 @@ class BlockNode(ABC):
                 f"{self.filename}: read outside the disk: offset {offset}, "
                 f"length {len(buffer)}, size {self.size}"
             )
-        if len(buffer):
+        if not len(buffer):
+            return
+        if self.fence is None:
             self._read(offset, buffer)
+        else:
+            with self.fence.shared():
+                self._read(offset, buffer)
 
     def read_now(self, offset: int, buffer: memoryview) -> bool:  # noqa: ARG002 # drivers use them
         """Fill ``buffer`` as `read_into` does if that takes no waiting; return whether it did."""
@@ -235,10 +248,8 @@ class BlockNode(ABC):
         """
         self._check_write(offset, len(data))
         if len(data):
-            try:
+            with self._changing(offset, len(data)):
                 self._write(offset, data)
-            finally:
-                self.tracking.mark(offset, len(data))
 
     def write_zeroes(
         self, offset: int, length: int, *, unmap: bool = True, no_fallback: bool = False
@@ -258,10 +269,8 @@ class BlockNode(ABC):
         """
         self._check_write(offset, length)
         if length:
-            try:
+            with self._changing(offset, length):
                 self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
-            finally:
-                self.tracking.mark(offset, length)
 
     def discard(self, offset: int, length: int) -> None:
         """Say that nobody needs a range any more; what it reads as afterwards is not promised.
@@ -273,10 +282,8 @@ class BlockNode(ABC):
         """
         self._check_write(offset, length)
         if length:
-            try:
+            with self._changing(offset, length):
                 self._discard(offset, length)
-            finally:
-                self.tracking.mark(offset, length)
 
     def flush(self) -> None:
         """Make durable what every finished write stored, whoever made it.
@@ -296,6 +303,17 @@ class BlockNode(ABC):
         if not all(node._map_is_bounded() for node in layers):
             return None
         return tuple((id(node), node._generation()) for node in layers)
+
+    @contextlib.contextmanager
+    def _changing(self, offset: int, length: int) -> Iterator[None]:
+        """Do what every change of the disk needs around it."""
+        self.tracking.begin()
+        try:
+            for guard in self.guards:
+                guard(offset, length)
+            yield
+        finally:
+            self.tracking.end(offset, length)
 
     def _check_write(self, offset: int, length: int) -> None:
         if not self.writable:
@@ -320,7 +338,8 @@ class BlockNode(ABC):
         """
         inside = max(0, min(len(buffer), self.size - offset))
         if inside:
-            self._read(offset, buffer[:inside])
+            with self.fence.shared() if self.fence is not None else contextlib.nullcontext():
+                self._read(offset, buffer[:inside])
         if inside < len(buffer):
             fill_zeroes(buffer[inside:])
 
@@ -397,7 +416,11 @@ class BlockNode(ABC):
             )
         if start == end:
             return Extents.empty(start)
-        answer = self._whole_answer(kind) or self._make_answer(kind, start, end)
+        with contextlib.ExitStack() as stack:
+            for node in self.chain():
+                if node.fence is not None:
+                    stack.enter_context(node.fence.shared())
+            answer = self._whole_answer(kind) or self._make_answer(kind, start, end)
         if answer.damage is not None:
             damage = answer.damage.clip(start, end)
             if damage.flags.any():

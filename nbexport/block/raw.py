@@ -63,7 +63,7 @@ class RawNode(BlockNode):
 
     def read_now(self, offset: int, buffer: memoryview) -> bool:
         """Ask the node below."""
-        if offset < 0 or offset + len(buffer) > self.size:
+        if offset < 0 or offset + len(buffer) > self.size or self.fence is not None:
             return False
         return self.file.read_now(self.offset + offset, buffer)
 

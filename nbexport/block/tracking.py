@@ -1,4 +1,4 @@
-"""Dirty bitmaps that follow the writes of a node."""
+"""Dirty bitmaps that follow the writes of a node, and writes that wait until they may go on."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Tracking:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._quiet = threading.Condition(self._lock)
+        self._under_way = 0
+        self._pauses = 0
+        self._pauser: int | None = None
         self._bitmaps: tuple[Bitmap, ...] = ()
 
     def start(self, bitmap: Bitmap) -> None:
@@ -45,16 +49,41 @@ class Tracking:
         with self._lock:
             self._bitmaps = tuple(known for known in self._bitmaps if known is not bitmap)
 
-    def mark(self, offset: int, length: int) -> None:
-        """Mark a range of the node in every bitmap."""
-        if not length or not self._bitmaps:
-            return
+    def begin(self) -> None:
+        """Begin a write; it waits while writes are paused. `end` must follow."""
+        with self._lock:
+            while self._pauses and self._pauser != threading.get_ident():
+                self._quiet.wait()
+            self._under_way += 1
+
+    def end(self, offset: int, length: int) -> None:
+        """End a write, which is marked in every bitmap."""
         with self._lock:
             for bitmap in self._bitmaps:
                 bitmap.set(offset, length)
+            self._under_way -= 1
+            if self._pauses:
+                self._quiet.notify_all()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keep writes from being marked while the block lasts: they wait."""
+        """Let no write of the node be under way while the block lasts: those that come wait.
+
+        What lies between two pauses of the same thread is paused, too.
+        """
+        me = threading.get_ident()
         with self._lock:
+            while self._pauses and self._pauser != me:
+                self._quiet.wait()
+            self._pauses += 1
+            self._pauser = me
+            while self._under_way:
+                self._quiet.wait()
+        try:
             yield
+        finally:
+            with self._lock:
+                self._pauses -= 1
+                if not self._pauses:
+                    self._pauser = None
+                    self._quiet.notify_all()

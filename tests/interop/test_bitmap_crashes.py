@@ -39,7 +39,8 @@ def edit(path: Path, journal: Journal) -> int:
         store.clear("coarse")
         store.disable("coarse")
         written = len(journal.operations)
-        store._node.tracking.mark(MiB, 5 * KiB)
+        store._node.tracking.begin()
+        store._node.tracking.end(MiB, 5 * KiB)
         store.add("late", 64 * KiB, enabled=False)
     return written
 

@@ -77,9 +77,11 @@ def test_writes_are_marked_until_the_close(image):
     with edit_bitmaps(image) as store:
         store.clear(first)
         store.enable(first)
-        store._node.tracking.mark(0, 1)
+        store._node.tracking.begin()
+        store._node.tracking.end(0, 1)
         store.disable(first)
-        store._node.tracking.mark(1 << 20, 1)
+        store._node.tracking.begin()
+        store._node.tracking.end(1 << 20, 1)
     bitmap = stored(image)[first].bitmap
     assert bitmap.count == bitmap.granularity
 
