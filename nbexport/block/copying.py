@@ -118,6 +118,12 @@ class CopyBefore:
         with self._changed:
             self.remaining.reset(offset, length)
 
+    def progress(self) -> tuple[int, int]:
+        """Return the bytes that were copied and those that are still to be, whole clusters."""
+        with self._changed:
+            in_hand = sum(end - start for start, end in self._in_hand)
+            return self.copied, self.remaining.count + in_hand
+
     def _claim(self, start: int, end: int, *, wait: bool) -> tuple[int, int] | None:
         """Take the first clusters of a range that remain, so that nobody else copies them.
 
