@@ -188,7 +188,8 @@ class CopyBefore:
         except (FormatError, OSError) as error:
             raise SourceReadError(error) from error
         found = []
-        for first, last, flags in known.map_flags(_is_zero):
+        for first, length, flags in known.map_flags(_is_zero):
+            last = first + length
             low = align_up(first, self.cluster)
             high = last if last == self.source.size else align_down(last, self.cluster)
             if flags and low < high:

@@ -121,8 +121,9 @@ class Builder:
         return self._register(name, disk, options, read_only=read_only, file=file)
 
     def _filter(self, file: Node, options: Options, *, read_only: bool, depth: int) -> Node:
-        target = self._child(options["target"], read_only=read_only, depth=depth)
         name = self._name(options)
+        before = len(self._made)
+        target = self._child(options["target"], read_only=read_only, depth=depth)
         bitmap = drivers.find_wanted(self._graph, options)
         permissions.begin(self._release, self._graph, target, permissions.target_use(name))
         if target.read_only:
@@ -130,6 +131,9 @@ class Builder:
         disk = drivers.open_filter(file, target, bitmap, options)
         node = self._register(name, disk, options, read_only=read_only, file=file)
         node.target = target
+        for later in self._made[before:-1]:
+            # The filter was there before its target was opened, and is listed so.
+            self._graph.nodes[later.name] = self._graph.nodes.pop(later.name)
         drivers.join(node, lists=self._release.filter_lists_bitmaps)
         return node
 

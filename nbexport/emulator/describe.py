@@ -65,10 +65,9 @@ def filename(node: Node) -> str:
     inner = filename(node.file)
     if node.is_filter:
         return inner
-    plain = not inner.startswith("json:") and _is_protocol(node.file)
-    if plain and not (
-        (node.block.driver == "raw" and _decisive(node)) or _backing_overridden(node)
-    ):
+    cut = node.block.driver == "raw" and _decisive(node)
+    plain = not cut and not inner.startswith("json:") and _is_protocol(node.file)
+    if plain and not _backing_overridden(node):
         return inner
     return f"json:{encode(full_options(node))}"
 

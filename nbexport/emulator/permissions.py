@@ -84,6 +84,9 @@ def _file_use(graph: Graph, node: Node, above: list[Use]) -> Use:
     if node.is_format:
         return format_use(node.name, writable=not node.read_only)
     passed = _passed_on(node, above)
+    if node.options.get("offset") or "size" in node.options:
+        # A part of a file stays where it is only as long as the file does.
+        passed = passed._replace(unshared=passed.unshared | Permission.RESIZE)
     if not node.is_filter or not (above or graph.jobs_of(node)):
         return passed
     # Nobody writes below a filter that copies before writes, as long as somebody uses it.

@@ -112,9 +112,9 @@ class Backup:
             depth.end,
             cluster,
         )
-        for start, end, kept in wanted.extents():
+        for start, length, kept in wanted.extents():
             if not kept:
-                self.copying.skip(start, end - start)
+                self.copying.skip(start, length)
 
     def _failed(self, job: Job, error: OSError | FormatError) -> None:
         """Do what the client wants done about an error; raise it if that is to give up."""

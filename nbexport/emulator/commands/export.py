@@ -167,12 +167,15 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         raise CommandError("Cannot export read-only node as writable")
     for thread in _threads(arguments):
         raise CommandError(f'iothread "{thread}" not found')
+    attached = False
     try:
         use(machine, node, permissions.export_use(writable=writable, fixed_size=False))
+        attached = True
         bitmaps = _create_export(machine, node, arguments, writable=writable)
     except BaseException:
         permissions.settle(machine.graph)
-        await machine.jobs.disturb(node, times=2)
+        if attached:
+            await machine.jobs.disturb(node, times=2)
         raise
     for bitmap in bitmaps:
         bitmap.busy = True
