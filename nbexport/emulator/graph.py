@@ -168,6 +168,11 @@ class Node:
     def keep_bitmaps(self) -> None:
         """Tell the image which persistent bitmaps it is to store when it is closed."""
         if self.store is not None:
+            # Those that the image has stay in their places; new ones follow, the newest first.
+            places = {entry.name: place for place, entry in enumerate(self.store.stored)}
+            ordered = sorted(
+                reversed(self.bitmaps), key=lambda bitmap: places.get(bitmap.name, len(places))
+            )
             self.store.keep(
                 block.PersistentBitmap(
                     bitmap.name,
@@ -176,7 +181,7 @@ class Node:
                     bitmap.inconsistent,
                     None if bitmap.inconsistent else bitmap.bits,
                 )
-                for bitmap in self.bitmaps
+                for bitmap in ordered
                 if bitmap.persistent
             )
 
