@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nbexport.bits import Bitmap
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
+    from nbexport.emulator.objects import UserObject
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
@@ -108,6 +109,7 @@ class Node:
         file: the node of the ``file`` child.
         backing: the node of the ``backing`` child.
         bitmaps: its dirty bitmaps, oldest first.
+        thread: the object whose thread its requests run in; None is the main one.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Node:
     file: Node | None = None
     backing: Node | None = None
     bitmaps: list[DirtyBitmap] = field(default_factory=list)
+    thread: UserObject | None = None
 
     def children(self) -> list[Node]:
         """Return the nodes that this one is built on."""
@@ -179,6 +182,7 @@ class BlockExport:
         bitmaps: the bitmaps that it holds busy.
         shutting_down: whether its removal has begun.
         writable: whether clients may write.
+        fixed_thread: whether the node's requests must go on to run where they do.
     """
 
     id: str
@@ -188,6 +192,7 @@ class BlockExport:
     bitmaps: list[DirtyBitmap]
     shutting_down: bool = False
     writable: bool = False
+    fixed_thread: bool = False
 
 
 class Graph:

@@ -8,9 +8,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
-from nbexport.emulator import permissions
+from nbexport.emulator import permissions, threads
 from nbexport.emulator.commands import COMMANDS
 from nbexport.emulator.graph import BlockExport, Graph, Node
+from nbexport.emulator.objects import Objects
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Machine:
     Attributes:
         schema: the interface of the release.
         graph: nodes, bitmaps, exports.
+        objects: secrets, credentials, authorizations and threads.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -49,6 +51,7 @@ class Machine:
         self.is_system_emulator = program == "qemu-system"
         self.schema = qapi.load_release(str(release))
         self.graph = Graph()
+        self.objects = Objects(release)
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
         self._quit: Callable[[], None] | None = None
@@ -123,6 +126,7 @@ class Machine:
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)
+        threads.settle(self.graph, export.node)
         if self.release.exports_have_ids:
             self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
 

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from nbexport.emulator.commands import bitmap, block, export, legacy, process, transaction
+from nbexport.emulator.commands import (
+    bitmap,
+    block,
+    export,
+    legacy,
+    objects,
+    process,
+    transaction,
+)
 from nbexport.emulator.commands.registry import COMMANDS, Handler
 
-__all__ = ["COMMANDS", "Handler", "bitmap", "block", "export", "legacy", "process", "transaction"]
+__all__ = [
+    "COMMANDS",
+    "Handler",
+    "bitmap",
+    "block",
+    "export",
+    "legacy",
+    "objects",
+    "process",
+    "transaction",
+]
