@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from nbexport.nbd import NbdServer
 
 PROGRAMS = ("qemu-system", "qemu-storage-daemon")
-"""What can be emulated. Of the commands that are emulated they differ in `quit` alone."""
+"""What can be emulated. The storage daemon has no machine, and leaves without an event."""
+
+SYSTEM_ONLY = frozenset({
+    "cont", "device_add", "device_del", "query-status", "stop",
+})  # fmt: skip
+"""Commands that the storage daemon does not have."""
 
 _PACKAGE = "nbexport"
 _LOG = logging.getLogger(__name__)
@@ -41,6 +46,7 @@ class Machine:
         schema: the interface of the release.
         graph: nodes, bitmaps, exports.
         objects: secrets, credentials, authorizations and threads.
+        running: whether the machine runs, between cont and stop.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -52,6 +58,7 @@ class Machine:
         self.schema = qapi.load_release(str(release))
         self.graph = Graph()
         self.objects = Objects(release)
+        self.running = True
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
         self._quit: Callable[[], None] | None = None
@@ -71,6 +78,8 @@ class Machine:
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         """Return the commands, bound to this machine, for a dispatcher."""
         known = {entity.name for entity in self.schema.commands()}
+        if not self.is_system_emulator:
+            known -= SYSTEM_ONLY
         return {name: functools.partial(self._run, name) for name in COMMANDS if name in known}
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:

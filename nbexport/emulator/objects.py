@@ -124,8 +124,7 @@ def list_types(
         kind, parent = known[name]
         if kind.abstract and not abstract:
             continue
-        # What is an interface is no object, but is listed with them if nothing else is said.
-        if implements is not None and implements != "object" and not is_a(name, implements):
+        if implements is not None and not is_a(name, implements):
             continue
         told: dict[str, Any] = {"name": name}
         if kind.abstract:

@@ -91,7 +91,9 @@ class Dispatcher:
 
     async def _query_commands(self, _arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the commands, newest registration first, as QEMU lists them."""
-        names = [command.name for command in self.schema.commands()]
+        commands = list(self.schema.commands())
+        # Those without generated code are registered after the others.
+        names = [command.name for command in sorted(commands, key=lambda each: not each.gen)]
         served = [name for name in names if name in self._handlers or name == NEGOTIATION]
         return [{"name": name} for name in reversed(served)]
 

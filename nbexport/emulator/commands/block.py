@@ -56,3 +56,9 @@ async def query_nodes(machine: Machine, arguments: Arguments) -> list[dict[str, 
         lambda: [describe.node_info(node, flat=flat) for node in nodes]
     )
     return described
+
+
+@command("query-block")
+async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:  # noqa: ARG001
+    """List the disks of the machine: there are none, whatever nodes there are."""
+    return []
