@@ -204,6 +204,14 @@ class Release:
         return not self._has((7, 0, 0))
 
     @property
+    def reopens_several(self) -> bool:
+        """Whether nodes are reopened together, and get another file by reference.
+
+        Before, the command was unstable, and told a missing node in other words.
+        """
+        return self._has((6, 1, 0))
+
+    @property
     def nbd_profile(self) -> Profile:
         """How the NBD server behaves."""
         if self._has((8, 2, 0)):
