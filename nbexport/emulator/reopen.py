@@ -39,9 +39,26 @@ _CHANGEABLE = {
         "pass-discard-snapshot", "refcount-cache-size", "discard-no-unref",
     }),
 }  # fmt: skip
+# Drivers that cannot change at all.
+_FIXED = frozenset({"copy-before-write"})
 # What a driver changes when it is given, but cannot forget.
 _STICKY = frozenset({"drop-cache"})
 _CHILDREN = ("backing", "file")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked of a node.
+
+    Attributes:
+        node: the node.
+        options: all that it is told.
+        inherited: whether it is read-only if it is not told.
+    """
+
+    node: Node
+    options: Options
+    inherited: bool = False
 
 
 @dataclass
@@ -101,7 +118,7 @@ class Reopener:
             CommandError: a node is not there, an option cannot change, or a user of a node does
                 not allow it. Everything is as it was.
         """
-        changes = [self._prepare(node, options) for node, options in self._queue(wanted)]
+        changes = [self._prepare(each) for each in self._queue(wanted)]
         for change in changes:
             change.show()
         try:
@@ -123,9 +140,9 @@ class Reopener:
 
     # What is wanted
 
-    def _queue(self, wanted: Sequence[Options]) -> list[tuple[Node, Options]]:
-        """Return the nodes to change with their options, parents before inline children."""
-        found: dict[str, tuple[Node, Options]] = {}
+    def _queue(self, wanted: Sequence[Options]) -> list[_Wanted]:
+        """Return the nodes to change, parents before the children described with them."""
+        found: dict[str, _Wanted] = {}
         for options in wanted:
             name = options.get("node-name")
             several = self._release.reopens_several
@@ -139,40 +156,59 @@ class Reopener:
                     if several
                     else f"Cannot find node named '{name}'"
                 )
-            self._add(found, node, options)
+            self._add(found, node, _Wanted(node, options))
         return list(found.values())
 
-    def _add(self, found: dict[str, tuple[Node, Options]], node: Node, options: Options) -> None:
-        earlier = found[node.name][1] if node.name in found else {}
-        found[node.name] = (node, {**earlier, **options})
-        child = node.file
-        if child is None or not _is_inline(node) or options.get("file") != child.name:
+    def _add(self, found: dict[str, _Wanted], node: Node, new: _Wanted) -> None:
+        """Queue a node, and the child that was described with it."""
+        earlier = found.get(node.name)
+        if earlier is not None:
+            new = _Wanted(node, {**earlier.options, **new.options}, new.inherited)
+        found[node.name] = new
+        child, given = node.file, new.options.get("file")
+        if child is None or not _is_inline(node):
             return
-        # A child that was described with its parent keeps its options, and follows it in one.
-        follows = "read-only" in options and "read-only" not in child.options
-        more = {"read-only": options["read-only"]} if follows else {}
-        inherited = child.options if not child.read_only else {"read-only": True, **child.options}
-        self._add(found, child, {**inherited, "node-name": child.name, **more})
+        # The child follows its parent in what the parent is told, unless it was told itself.
+        inherited = new.options.get("read-only")
+        if isinstance(given, dict):
+            wanted = _Wanted(child, {"node-name": child.name, **given}, bool(inherited))
+            self._add(found, child, wanted)
+        elif given == child.name:
+            inherited = child.read_only if inherited is None else inherited
+            options = {**child.options, "node-name": child.name}
+            self._add(found, child, _Wanted(child, options, inherited))
 
-    def _prepare(self, node: Node, options: Options) -> _Change:
+    def _prepare(self, wanted: _Wanted) -> _Change:
         """Check the options of one node, in QEMU's order."""
+        node, options = wanted.node, wanted.options
         if options.get("detect-zeroes") == "unmap" and options.get("discard") != "unmap":
             raise CommandError(
                 "setting detect-zeroes to unmap is not allowed without setting discard operation "
                 "to unmap"
             )
-        known = _CHANGEABLE.get(node.block.driver, frozenset())
+        driver = node.block.driver
+        if driver in _FIXED:
+            raise CommandError(
+                f"Block format '{driver}' used by node '{node.name}' does not support reopening "
+                "files"
+            )
+        known = _CHANGEABLE.get(driver, frozenset())
         for name in node.options:
             resettable = _COMMON | known - _STICKY
             if name not in options and name not in resettable and name not in _CHILDREN:
                 raise CommandError(f"Option '{name}' cannot be reset to its default value")
-        if node.block.driver == block.RawNode.driver:
+        if driver == block.RawNode.driver:
             _check_window(node, options)
-        change = _Change(node, dict(options), bool(options.get("read-only", False)))
+        read_only = bool(options.get("read-only", wanted.inherited))
+        change = _Change(node, dict(options), read_only)
+        if change.read_only and node.read_only and _has_unstored_bitmaps(node):
+            raise CommandError("No write access")
         self._place_backing(change)
         self._place_file(change)
-        if options["driver"] != node.block.driver:
+        if options["driver"] != driver:
             raise CommandError("Cannot change the option 'driver'")
+        if options["node-name"] != node.name:
+            raise CommandError("Cannot change the option 'node-name'")
         for name, value in options.items():
             fixed = name not in _COMMON and name not in known and name not in _CHILDREN
             if fixed and (name not in node.options or node.options[name] != value):
@@ -200,7 +236,7 @@ class Reopener:
             return
         given = options["file"]
         if isinstance(given, dict):
-            if given is not node.options.get("file"):
+            if not _is_inline(node):
                 raise CommandError("Cannot change the option 'file.driver'")
             return
         child = self._child(change, "file", given)
@@ -291,6 +327,11 @@ class Reopener:
 def _is_inline(node: Node) -> bool:
     """Whether the node's file was described with it, not named."""
     return node.file is not None and not isinstance(node.options.get("file"), str)
+
+
+def _has_unstored_bitmaps(node: Node) -> bool:
+    """Whether bitmaps are to be stored in an image that cannot be written."""
+    return any(bitmap.persistent and not bitmap.readonly for bitmap in node.bitmaps)
 
 
 def _check_window(node: Node, options: Options) -> None:
