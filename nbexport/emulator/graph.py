@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
     from nbexport.emulator.jobs import Job
+    from nbexport.emulator.objects import UserObject
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
@@ -114,6 +115,7 @@ class Node:
         backing: the node of the ``backing`` child.
         target: the node that a copy-before-write filter copies to.
         bitmaps: its dirty bitmaps, oldest first.
+        thread: the object whose thread its requests run in; None is the main one.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Node:
     backing: Node | None = None
     target: Node | None = None
     bitmaps: list[DirtyBitmap] = field(default_factory=list)
+    thread: UserObject | None = None
 
     def children(self) -> list[Node]:
         """Return the nodes that this one is built on."""
@@ -214,6 +217,7 @@ class BlockExport:
         bitmaps: the bitmaps that it holds busy.
         shutting_down: whether its removal has begun.
         writable: whether clients may write.
+        fixed_thread: whether the node's requests must go on to run where they do.
     """
 
     id: str
@@ -223,6 +227,7 @@ class BlockExport:
     bitmaps: list[DirtyBitmap]
     shutting_down: bool = False
     writable: bool = False
+    fixed_thread: bool = False
 
 
 class Graph:

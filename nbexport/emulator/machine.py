@@ -8,10 +8,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
-from nbexport.emulator import permissions
+from nbexport.emulator import permissions, threads
 from nbexport.emulator.commands import COMMANDS
 from nbexport.emulator.graph import BlockExport, Graph, Node
 from nbexport.emulator.jobs import Jobs
+from nbexport.emulator.objects import Objects
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from nbexport.nbd import NbdServer
 
 PROGRAMS = ("qemu-system", "qemu-storage-daemon")
-"""What can be emulated. Of the commands that are emulated they differ in `quit` alone."""
+"""What can be emulated. The storage daemon has no machine, and leaves without an event."""
+
+SYSTEM_ONLY = frozenset({
+    "cont", "device_add", "device_del", "query-status", "stop",
+})  # fmt: skip
+"""Commands that the storage daemon does not have."""
 
 _PACKAGE = "nbexport"
 _LOG = logging.getLogger(__name__)
@@ -41,6 +47,8 @@ class Machine:
         schema: the interface of the release.
         graph: nodes, bitmaps, exports, jobs.
         jobs: what goes on in the background.
+        objects: secrets, credentials, authorizations and threads.
+        running: whether the machine runs, between cont and stop.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -51,6 +59,8 @@ class Machine:
         self.is_system_emulator = program == "qemu-system"
         self.schema = qapi.load_release(str(release))
         self.graph = Graph()
+        self.objects = Objects(release)
+        self.running = True
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
         self._quit: Callable[[], None] | None = None
@@ -72,6 +82,8 @@ class Machine:
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         """Return the commands, bound to this machine, for a dispatcher."""
         known = {entity.name for entity in self.schema.commands()}
+        if not self.is_system_emulator:
+            known -= SYSTEM_ONLY
         return {name: functools.partial(self._run, name) for name in COMMANDS if name in known}
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -128,6 +140,7 @@ class Machine:
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)
+        threads.settle(self.graph, export.node)
         if self.release.exports_have_ids:
             self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
 

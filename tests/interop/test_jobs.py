@@ -437,9 +437,10 @@ def test_a_filter_that_copies_before_it_writes(tmp_path, images):
         return hashlib.sha256(raw.read_bytes()).hexdigest()
 
     folders = both(tmp_path, images, act)
-    assert digest("src.qcow2", tmp_path) == hashlib.sha256(
-        (folders[1] / "d.raw").read_bytes()
-    ).hexdigest()
+    assert (
+        digest("src.qcow2", tmp_path)
+        == hashlib.sha256((folders[1] / "d.raw").read_bytes()).hexdigest()
+    )
 
 
 def serving(image, socket, *options):
