@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from nbexport.qmp.client import QmpClient, QmpCommandError
 from nbexport.qmp.dispatch import Dispatcher, Handler
+from nbexport.qmp.policy import CompatPolicy
 from nbexport.qmp.server import QmpServer
 from nbexport.qmp.session import Session
+from nbexport.qmp.throttle import RateLimit
 
-__all__ = ["Dispatcher", "Handler", "QmpClient", "QmpCommandError", "QmpServer", "Session"]
+__all__ = [
+    "CompatPolicy",
+    "Dispatcher",
+    "Handler",
+    "QmpClient",
+    "QmpCommandError",
+    "QmpServer",
+    "RateLimit",
+    "Session",
+]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
@@ -20,16 +22,23 @@ from nbexport.qmp.endpoints import (
     standard_channel,
     stream_channel,
 )
+from nbexport.qmp.policy import PolicyCrashError
 from nbexport.qmp.session import Request, Session
+from nbexport.qmp.throttle import Emission, Throttle
 from nbexport.units import KiB, MiB
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from nbexport.listening import UnixListener
     from nbexport.qmp.dispatch import Dispatcher
+    from nbexport.qmp.throttle import RateLimit
+
+Observer = Callable[[int, str, bytes], None]
+"""Gets a monitor's number, from 0, what happened, and the bytes of it."""
+CONNECTED, DISCONNECTED, RECEIVED, SENT = "connected", "disconnected", "received", "sent"
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +63,12 @@ class QmpServer:
         dispatcher: the commands.
         version: the result object of ``query-version``.
         clock: gives the time as seconds since 1970 and microseconds, for events.
-        pretty: print indented.
+        pretty: print indented, unless a monitor's own setting says otherwise.
+        capabilities: what greetings offer.
+        limits: of the events that may be sent only so often.
+        observer: sees what comes from clients and goes to them.
+        abort: ends the process at once when the policy wants a crash; by default the server
+            closes without an answer.
     """
 
     def __init__(
@@ -64,11 +78,21 @@ class QmpServer:
         version: Mapping[str, Any],
         clock: Callable[[], tuple[int, int]],
         pretty: bool = False,
+        capabilities: Sequence[str] = ("oob",),
+        limits: Mapping[str, RateLimit] | None = None,
+        observer: Observer | None = None,
+        abort: Callable[[], object] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._version = version
         self._clock = clock
         self._pretty = pretty
+        self._capabilities = tuple(capabilities)
+        self._throttle = Throttle(limits or {})
+        self._timer: asyncio.TimerHandle | None = None
+        self._observer = observer
+        self._abort = abort
+        self._count = 0
         self._turn = asyncio.Lock()
         self._clients: set[_Client] = set()
         self._monitors: set[asyncio.Task[None]] = set()
@@ -81,25 +105,32 @@ class QmpServer:
 
     # -- monitors ---------------------------------------------------------------------------
 
-    async def listen_unix(self, path: str | Path) -> None:
+    async def listen_unix(self, path: str | Path, *, pretty: bool | None = None) -> None:
         """Serve a monitor on a unix socket from now on.
 
         A socket that nobody listens on any more is replaced; anything else at the path is left
         alone.
+
+        Args:
+            path: the socket.
+            pretty: whether this monitor prints indented; None for the server's setting.
 
         Raises:
             UsageError: the path is occupied, too long, or cannot be used; it is named.
         """
         listener = listen_on_unix(path)
         self._unix.append(listener)
-        self._start([listener.socket])
+        self._start([listener.socket], pretty=pretty)
 
-    async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
+    async def listen_tcp(
+        self, host: str, port: int, *, pretty: bool | None = None
+    ) -> tuple[str, int]:
         """Serve a monitor on all addresses of a host from now on.
 
         Args:
             host: name or address.
             port: 0 lets the kernel choose.
+            pretty: whether this monitor prints indented; None for the server's setting.
 
         Returns:
             The first address and its port.
@@ -109,21 +140,31 @@ class QmpServer:
         """
         sockets = await listen_on_tcp(host, port)
         address = sockets[0].getsockname()
-        self._start(sockets)
+        self._start(sockets, pretty=pretty)
         return str(address[0]), int(address[1])
 
-    async def serve_stdio(self) -> None:
+    async def serve_stdio(self, *, pretty: bool | None = None) -> None:
         """Serve a monitor on standard input and output until the input ends or the server does.
+
+        Args:
+            pretty: whether this monitor prints indented; None for the server's setting.
 
         Raises:
             UsageError: they cannot be used.
         """
         channel = await standard_channel()
-        await self._serve(channel)
+        await self._serve(channel, self._number(), pretty=pretty)
 
-    def _start(self, sockets: list[socket.socket]) -> None:
+    def _number(self) -> int:
+        """Return the number of the next monitor, from 0."""
+        self._count += 1
+        return self._count - 1
+
+    def _start(self, sockets: list[socket.socket], *, pretty: bool | None) -> None:
         self._listening += sockets
-        task = asyncio.get_running_loop().create_task(self._accept(sockets))
+        task = asyncio.get_running_loop().create_task(
+            self._accept(sockets, self._number(), pretty=pretty)
+        )
         self._monitors.add(task)
         task.add_done_callback(self._monitors.discard)
 
@@ -134,14 +175,16 @@ class QmpServer:
         task.add_done_callback(self._commands.discard)
         return task
 
-    async def _accept(self, sockets: list[socket.socket]) -> None:
+    async def _accept(
+        self, sockets: list[socket.socket], monitor: int, *, pretty: bool | None
+    ) -> None:
         """Serve the clients of one monitor, one after another, until the server closes."""
         while not self._stopped.is_set():
             for client in await self._next_clients(sockets):
                 if self._stopped.is_set():
                     client.close()
                 else:
-                    await self._serve(await stream_channel(client))
+                    await self._serve(await stream_channel(client), monitor, pretty=pretty)
 
     async def _next_clients(self, sockets: list[socket.socket]) -> list[socket.socket]:
         """Wait for a client, or for the end; two can come at the same moment."""
@@ -161,26 +204,35 @@ class QmpServer:
                 await asyncio.sleep(ACCEPT_PAUSE)
         return clients
 
-    async def _serve(self, channel: Channel) -> None:
+    async def _serve(self, channel: Channel, monitor: int, *, pretty: bool | None) -> None:
         session = Session(
             self._dispatcher.schema,
             version=self._version,
             release=self._dispatcher.release,
-            pretty=self._pretty,
+            capabilities=self._capabilities,
+            pretty=self._pretty if pretty is None else pretty,
+            policy=self._dispatcher.policy,
         )
-        client = _Client(self, session, channel)
+        if self._observer is not None:
+            self._observer(monitor, CONNECTED, b"")
+        observe = None if self._observer is None else partial(self._observer, monitor)
+        client = _Client(self, session, channel, observe)
         self._clients.add(client)
         try:
             await client.run()
         finally:
             self._clients.discard(client)
+            if self._observer is not None:
+                self._observer(monitor, DISCONNECTED, b"")
 
     # -- what the program does with it ------------------------------------------------------
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to every client that has finished its negotiation.
 
-        What is emitted while a command runs reaches its client before the reply.
+        What is emitted while a command runs reaches its client before the reply. An event that
+        has a rate limit may be held back, or replaced by a later one; one that the policy hides,
+        or that was removed from the interface, is dropped.
 
         Args:
             event: the event.
@@ -189,12 +241,33 @@ class QmpServer:
         Raises:
             UsageError: the interface has no such event.
         """
-        if self._dispatcher.schema.event(event) is None:
+        entity = self._dispatcher.schema.event(event)
+        if entity is None:
+            if event in self._dispatcher.removed:
+                return
             raise UsageError(f"the schema has no event {event}")
-        now = self._clock()
-        for client in list(self._clients):
-            client.session.event(event, data, now)
-            client.flush()
+        if self._dispatcher.policy.hides(self._dispatcher.schema, entity):
+            return
+        now = asyncio.get_running_loop().time()
+        self._send(self._throttle.submit(Emission(event, data, self._clock()), now))
+
+    def _send(self, emissions: list[Emission]) -> None:
+        """Send events, and be there when one that waits is due."""
+        for emission in emissions:
+            for client in list(self._clients):
+                client.session.event(emission.event, emission.data, emission.stamp)
+                client.flush()
+        due = self._throttle.next_time
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and not self._stopped.is_set():
+            self._timer = asyncio.get_running_loop().call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        # a timer may go off a little early: the clock's resolution
+        now = max(asyncio.get_running_loop().time(), self._throttle.next_time or 0.0)
+        self._send(self._throttle.expire(now))
 
     def request_close(self) -> None:
         """Close everything as soon as the command that runs, if any, is answered.
@@ -221,6 +294,8 @@ class QmpServer:
         if clients:
             await asyncio.gather(*(client.drain(FLUSH_LIMIT) for client in clients))
         self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
         for client in clients:
             client.stop()
         current = asyncio.current_task()
@@ -260,11 +335,22 @@ class QmpServer:
                 session.finish(request)
         except CommandError as error:
             session.fail(request, error)
+        except PolicyCrashError:
+            self._crash()
         except Exception as error:
             # a fault of ours must not leave the client without an answer
             _log.exception("command %s failed", request.command)
             session.fail(request, CommandError(f"internal error: {error}"))
         client.flush()
+
+    def _crash(self) -> None:
+        """End as a process does that aborts: nobody gets another byte."""
+        if self._abort is not None:
+            self._abort()
+        for client in list(self._clients):
+            client.break_off()
+        self._closing = True
+        self._over.set()
 
     @property
     def closing(self) -> bool:
@@ -275,8 +361,15 @@ class QmpServer:
 class _Client:
     """One connection: its session and the tasks that move its bytes."""
 
-    def __init__(self, server: QmpServer, session: Session, channel: Channel) -> None:
+    def __init__(
+        self,
+        server: QmpServer,
+        session: Session,
+        channel: Channel,
+        observe: Callable[[str, bytes], None] | None,
+    ) -> None:
         self.session = session
+        self._observe = observe
         self._server = server
         self._channel = channel
         self._wake = asyncio.Event()
@@ -312,6 +405,8 @@ class _Client:
                 data = b""
             if not data:
                 break
+            if self._observe is not None:
+                self._observe(RECEIVED, data)
             self.session.receive_data(data)
             self._wake.set()
             while not self.session.wants_data:
@@ -352,11 +447,17 @@ class _Client:
         """Hand the session's output to the channel; drop a client that leaves too much unread."""
         data = self.session.data_to_send()
         if data:
+            if self._observe is not None:
+                self._observe(SENT, data)
             self._channel.write(data)
         if self._channel.unsent > MAX_UNSENT:
             _log.warning("a monitor client leaves %d bytes unread, dropped", self._channel.unsent)
-            self._channel.abort()
-            self.stop()
+            self.break_off()
+
+    def break_off(self) -> None:
+        """Close the connection at once; what is unsent is dropped."""
+        self._channel.abort()
+        self.stop()
 
     async def drain(self, limit: float) -> None:
         """Wait until everything has been sent, or give up."""
