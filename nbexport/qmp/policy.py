@@ -67,8 +67,9 @@ class CompatPolicy:
             raise UsageError("invalid option")
         value = _json(text) if text.startswith("{") else _key_values(text)
         kind = _option_type(release)
+        known = [member.name for member in kind.members]
         for name, member in value.items():
-            if isinstance(member, dict):
+            if isinstance(member, dict) and name in known:
                 raise UsageError(f"Parameters '{name}.*' are unexpected")
         try:
             validate(Schema([], root="compat"), kind, value, release=release)
@@ -207,9 +208,9 @@ def _key_values(text: str) -> dict[str, Any]:
     if len(text) > _LIMIT:
         raise UsageError(f"more than {_LIMIT} characters")
     pairs: dict[str, Any] = {}
+    if not text:
+        return pairs
     for part in text.replace(",,", "\0").removesuffix(",").split(","):
-        if not part and not pairs:
-            continue
         key, equals, value = part.replace("\0", ",").partition("=")
         if not key:
             raise UsageError("Invalid parameter ''")
