@@ -61,8 +61,6 @@ class Scale:
 QUICK = Scale(
     64 * GiB, 2_000, 500, 32 * MiB, 4 * MiB, (1_000, 10_000), 2, Load(20, 400, 400.0, MiB)
 )
-    64 * GiB, 2_000, 500, 32 * MiB, 4 * MiB, (1_000, 10_000), 2, Load(20, 400, 400.0, MiB)
-)
 
 
 def run(
