@@ -136,8 +136,14 @@ class Node:
         return self.block.bitmap_store if isinstance(self.block, block.Qcow2Node) else None
 
     def keep_bitmaps(self) -> None:
-        """Tell the image which persistent bitmaps it is to store when it is closed."""
+        """Tell the image which persistent bitmaps it is to store when it is closed.
+
+        Those that it holds keep their places; behind them come new ones, the newest first.
+        """
         if self.store is not None:
+            held = {entry.name for entry in self.store.stored}
+            kept = [bitmap for bitmap in self.bitmaps if bitmap.persistent]
+            new = [bitmap for bitmap in reversed(kept) if bitmap.name not in held]
             self.store.keep(
                 block.PersistentBitmap(
                     bitmap.name,
@@ -146,8 +152,7 @@ class Node:
                     bitmap.inconsistent,
                     None if bitmap.inconsistent else bitmap.bits,
                 )
-                for bitmap in self.bitmaps
-                if bitmap.persistent
+                for bitmap in [*(each for each in kept if each.name in held), *new]
             )
 
     def close(self) -> None:
