@@ -22,7 +22,7 @@ _SETTLE_POLLS_MAX = 1000
 
 
 @dataclass(frozen=True)
-class Answer:
+class StepAnswer:
     """What a target said to one step.
 
     Attributes:
@@ -44,7 +44,7 @@ class Answer:
         return None if error is None else str(error["class"])
 
 
-def play(target: Target, script: Script) -> dict[str, Answer]:
+def play(target: Target, script: Script) -> dict[str, StepAnswer]:
     """Send a script to a target, each step after the last one's answer.
 
     Args:
@@ -61,17 +61,17 @@ def play(target: Target, script: Script) -> dict[str, Answer]:
     return {name: _ask(target, command, arguments) for name, (command, arguments) in script.items()}
 
 
-def play_at(release: str, script: Script, options: Sequence[str] = ()) -> dict[str, Answer]:
+def play_at(release: str, script: Script, options: Sequence[str] = ()) -> dict[str, StepAnswer]:
     """Send a script to an emulator of its own; see `play` and `nbexport.emulator.launch`."""
     with launch("emulated", release, options) as target:
         return play(target, script)
 
 
-def _ask(target: Target, command: str, arguments: Mapping[str, Any]) -> Answer:
+def _ask(target: Target, command: str, arguments: Mapping[str, Any]) -> StepAnswer:
     reply = target.ask(command, arguments)
     before = _take_events(target)
     _settle(target)
-    return Answer(command, reply, before, _take_events(target))
+    return StepAnswer(command, reply, before, _take_events(target))
 
 
 def _settle(target: Target) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nbexport.bits import Extents
-    from nbexport.emulator import Answer
+    from nbexport.emulator import StepAnswer
     from nbexport.timeline.history import History
 
 _WINDOW_MIN = 256 * KiB
@@ -127,7 +127,7 @@ def availability_table(found: Mapping[str, Sequence[str]], releases: Sequence[st
     return _through_releases(tuple(found), releases, list(zip(*cells, strict=True)))
 
 
-def answer_table(answers: Mapping[str, Answer]) -> Table:
+def answer_table(answers: Mapping[str, StepAnswer]) -> Table:
     """Tabulate what a monitor answered to each step of a script, and which events came.
 
     Args:
@@ -149,7 +149,7 @@ def answer_table(answers: Mapping[str, Answer]) -> Table:
     return Table(("step", "command", "answer", "events"), rows)
 
 
-def comparison_table(answers: Mapping[str, Mapping[str, Answer]]) -> Table:
+def comparison_table(answers: Mapping[str, Mapping[str, StepAnswer]]) -> Table:
     """Tabulate what several monitors answered to the same script; neighbours alike share a column.
 
     An event stands before the answer or behind it, as it came.
@@ -162,12 +162,12 @@ def comparison_table(answers: Mapping[str, Mapping[str, Answer]]) -> Table:
     return _through_releases(steps, list(answers), columns)
 
 
-def _with_events(answer: Answer) -> str:
+def _with_events(answer: StepAnswer) -> str:
     before, after = ([event["event"] for event in some] for some in (answer.before, answer.after))
     return ", ".join([*before, _told(answer), *after])
 
 
-def _told(answer: Answer) -> str:
+def _told(answer: StepAnswer) -> str:
     """Return an answer in a line: nothing to tell is a tick, a refusal its class and text."""
     if "error" in answer.reply:
         error = answer.reply["error"]
