@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import json
 import re
 import shutil
@@ -33,6 +34,9 @@ PROGRAMS = (DAEMON, SYSTEM)
 
 TIME_LIMIT = 15.0
 """Seconds for any answer. QEMU's are there in a hundredth; nothing of the sessions waits."""
+
+MONITORS = ("qmp.sock", "qmp2.sock")
+HELLO = b'{"execute": "qmp_capabilities"}'
 
 Command = tuple[str, dict[str, Any]]
 
@@ -90,68 +94,126 @@ class Part:
     data: bytes
 
 
-Step = Command | bytes | Part | Until | Reconnect | NbdConnect | NbdLeave
+@dataclass(frozen=True)
+class At:
+    """A step at another monitor of the same process; the first is used otherwise.
+
+    Attributes:
+        monitor: its number, from 1.
+        step: what to do there.
+    """
+
+    monitor: int
+    step: Command | bytes | Part | Until | Reconnect
+
+
+Step = At | Command | bytes | Part | Until | Reconnect | NbdConnect | NbdLeave
+
+
+class Link:
+    """A connection to a monitor.
+
+    Args:
+        path: its socket.
+    """
+
+    _serial = itertools.count(1)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> bytes:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(TIME_LIMIT)
+        self._socket.connect(str(self._path))
+        self._stream = self._socket.makefile("rb")
+        return self._stream.readline()
+
+    def renew(self) -> bytes:
+        """Leave, wait until the other side has noticed, and come back; return the greeting."""
+        self._socket.shutdown(socket.SHUT_WR)
+        while self._stream.readline():
+            pass
+        self.close()
+        return self._open()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._socket.sendall(data)
+
+    def ask(self, data: bytes) -> list[bytes]:
+        """Send bytes and return every line that they bring."""
+        end = f"end of step {next(self._serial)}"
+        self.send(data + json.dumps({"execute": "x-end-of-step", "id": end}).encode())
+        lines = []
+        while end.encode() not in (line := self.line()):
+            lines.append(line)
+        return lines
+
+    def line(self) -> bytes:
+        """Return the next line."""
+        line = self._stream.readline()
+        assert line.endswith(b"\r\n"), f"the monitor left: {line!r}"
+        return line
+
+    def until(self, step: Until) -> list[bytes]:
+        """Run a command; read until the reply and the events are there, in whatever order."""
+        self.send(_encode(step.command))
+        lines: list[bytes] = []
+        event = f'"event": "{step.event}"'.encode()
+        while sum(event in line for line in lines) < step.count or all(
+            b'"event": ' in line for line in lines
+        ):
+            lines.append(self.line())
+        return lines
 
 
 @dataclass
 class Player:
-    """One process, and a connection to its monitor.
+    """One process, with connections to its monitors and to its exports.
 
     Args:
         folder: where the process runs; file names are seen from there.
     """
 
     folder: Path
+    _links: list[Link] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)
     _clients: dict[str, Client] = field(default_factory=dict)
-    _serial: int = 0
-
-    def __post_init__(self) -> None:
-        self._open()
 
     def __enter__(self) -> Self:
+        self._links = [Link(self.folder / name) for name in MONITORS]
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for client in self._clients.values():
-            client.close()
-        self._link.close()
-
-    def _open(self) -> bytes:
-        self._link = socket.socket(socket.AF_UNIX)
-        self._link.settimeout(TIME_LIMIT)
-        self._link.connect(str(self.folder / "qmp.sock"))
-        self._stream = self._link.makefile("rb")
-        return self._stream.readline()
-
-    def _leave(self) -> None:
-        """Close the connection; wait until the other side has noticed."""
-        self._link.shutdown(socket.SHUT_WR)
-        while self._stream.readline():
-            pass
-        self._stream.close()
-        self._link.close()
+        for each in (*self._clients.values(), *self._links):
+            each.close()
 
     def play(self, steps: Sequence[Step]) -> list[tuple[str, list[str]]]:
-        """Play a session on a connection of its own; return each step with what it brought."""
+        """Play a session on connections of its own; return each step with what it brought."""
         self._names.clear()
-        self._leave()
-        self._open()
-        self._ask(("qmp_capabilities", {}))
+        self._begin_anew()
         told = []
         for step in steps:
             try:
-                told.append((show(step), [self._mask(line) for line in self._step(step)]))
+                told.append((show(step), [self._mask(line) for line in self._do(step)]))
             except (OSError, AssertionError) as error:
                 raise AssertionError(f"{self.folder.name}: {show(step)}: {error!r}") from error
         self._clean_up()
         return told
 
-    def _step(self, step: Step) -> list[bytes]:
-        if isinstance(step, Reconnect):
-            self._leave()
-            lines = [self._open()]
-            return lines + (self._ask(("qmp_capabilities", {})) if step.negotiate else [])
+    def _begin_anew(self) -> None:
+        for link in self._links:
+            link.renew()
+            link.ask(HELLO)
+
+    def _do(self, step: Step) -> list[bytes]:
         if isinstance(step, NbdConnect):
             uri = f"nbd+unix:///{step.export}?socket={self.folder}/nbd.sock"
             self._clients[step.client] = Client.connect(uri)
@@ -159,48 +221,24 @@ class Player:
         if isinstance(step, NbdLeave):
             self._clients.pop(step.client).close()
             return []
-        if isinstance(step, bytes):
-            return self._send(step)
+        if isinstance(step, At):
+            return self._say(self._links[step.monitor - 1], step.step)
+        return self._say(self._links[0], step)
+
+    def _say(self, link: Link, step: Command | bytes | Part | Until | Reconnect) -> list[bytes]:
+        if isinstance(step, Reconnect):
+            greeting = link.renew()
+            return [greeting, *(link.ask(HELLO) if step.negotiate else ())]
         if isinstance(step, Part):
-            return self._send(step.data, marked=False)
-        if isinstance(step, Until):
-            self._send(_encode(step.command), marked=False)
-            return self._read_until(step)
-        return self._ask(step)
-
-    def _ask(self, command: Command) -> list[bytes]:
-        return self._send(_encode(command))
-
-    def _send(self, data: bytes, *, marked: bool = True) -> list[bytes]:
-        if not marked:
-            self._link.sendall(data)
+            link.send(step.data)
             return []
-        self._serial += 1
-        end = f"end of step {self._serial}"
-        self._link.sendall(data + json.dumps({"execute": "x-end-of-step", "id": end}).encode())
-        lines = []
-        while end.encode() not in (line := self._line()):
-            lines.append(line)
-        return lines
-
-    def _line(self) -> bytes:
-        line = self._stream.readline()
-        assert line.endswith(b"\r\n"), f"the monitor left: {line!r}"
-        return line
-
-    def _read_until(self, step: Until) -> list[bytes]:
-        """Read until the reply and the events are there, in whatever order."""
-        lines: list[bytes] = []
-        event = f'"event": "{step.event}"'.encode()
-        while sum(event in line for line in lines) < step.count or not any(
-            b'"event": ' not in line for line in lines
-        ):
-            lines.append(self._line())
-        return lines
+        if isinstance(step, Until):
+            return link.until(step)
+        return link.ask(step if isinstance(step, bytes) else _encode(step))
 
     def result(self, command: str, /, **arguments: Any) -> Any:
         """Run a command outside of the transcript; return its result, None if it is refused."""
-        replies = [json.loads(line) for line in self._ask((command, arguments))]
+        replies = [json.loads(line) for line in self._links[0].ask(_encode((command, arguments)))]
         return next(reply.get("return") for reply in replies if "event" not in reply)
 
     def _clean_up(self) -> None:
@@ -209,9 +247,7 @@ class Player:
             with contextlib.suppress(OSError):
                 client.close()
         self._clients.clear()
-        self._leave()
-        self._open()
-        self._ask(("qmp_capabilities", {}))
+        self._begin_anew()
         self.result("nbd-server-stop")
         while nodes := self.result("query-named-block-nodes", flat=True):
             gone = [self.result("blockdev-del", **{"node-name": n["node-name"]}) for n in nodes]
@@ -236,6 +272,8 @@ def _encode(command: Command) -> bytes:
 
 def show(step: Step) -> str:
     """Return a step as a line of a transcript."""
+    if isinstance(step, At):
+        return f"monitor {step.monitor}: {show(step.step)}"
     if isinstance(step, Until):
         return f"{show(step.command)} until {step.count} {step.event}"
     if isinstance(step, tuple):
@@ -247,18 +285,21 @@ def show(step: Step) -> str:
 def player(program: str, folder: Path, *, emulated: bool) -> Iterator[Player]:
     """Run a program of QEMU's in a new folder, or the emulator in its place."""
     folder.mkdir()
-    chardev = "socket,id=m,path=qmp.sock,server=on,wait=off"
     if emulated:
         played = "qemu-system" if program == SYSTEM else program
-        words = [sys.executable, "-m", "nbexport", "qmp", "--release", "7.2"]
-        words += ["--program", played, "--socket", "qmp.sock"]
-    elif program == SYSTEM:
-        words = [peer(SYSTEM), "-M", "none", "-nodefaults", "-display", "none"]
-        words += ["-chardev", chardev, "-mon", "chardev=m,mode=control"]
+        words = [sys.executable, "-m", "nbexport", "qmp", "--release", "7.2", "--program", played]
+        words += [word for name in MONITORS for word in ("--socket", name)]
     else:
-        words = [peer(DAEMON), "--chardev", chardev, "--monitor", "chardev=m"]
+        chardevs = [f"socket,id={name},path={name},server=on,wait=off" for name in MONITORS]
+        words = [peer(program)]
+        if program == SYSTEM:
+            words += ["-M", "none", "-nodefaults", "-display", "none"]
+        for name, chardev in zip(MONITORS, chardevs, strict=True):
+            monitor = f"chardev={name}" + (",mode=control" if program == SYSTEM else "")
+            words += ["-chardev" if program == SYSTEM else "--chardev", chardev]
+            words += ["-mon" if program == SYSTEM else "--monitor", monitor]
     with (
-        background(*words, ready=folder / "qmp.sock", cwd=folder, **QUIET),
+        background(*words, ready=folder / MONITORS[-1], cwd=folder, **QUIET),
         Player(folder) as started,
     ):
         yield started
@@ -316,7 +357,7 @@ class Pair:
 def lay_out(files: Path, folder: Path) -> None:
     """Give a process the files that a session begins with."""
     for path in folder.iterdir():
-        if path.name != "qmp.sock":
+        if path.name not in MONITORS:
             path.unlink()
     for path in files.iterdir():
         shutil.copy(path, folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qmp_play import Part, Reconnect
+from qmp_play import At, Part, Reconnect
 
-from qmp_sessions.words import EXPORTS, disk, do, export, serve
+from qmp_sessions.words import EXPORTS, STOP, NbdConnect, after, disk, do, export, remove, serve
 
 HELLO = b'{"execute": "qmp_capabilities"}'
 OOB = b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}'
@@ -123,5 +123,38 @@ SESSIONS = {
         do("block-export-del", id="e"),
         do("query-version"),
         EXPORTS,
+    ],
+    "two monitors": [
+        disk("n0"),
+        At(2, EXPORTS),
+        At(2, serve()),
+        serve(),
+        export("e0"), At(2, export("e0", name="x")), At(2, export("e1", name="two")),
+        EXPORTS,
+        At(2, EXPORTS),
+        At(2, remove("e0")),
+        remove("e0"),
+        remove("e1"),
+        At(2, EXPORTS),
+        At(2, Reconnect()),
+        export("e2", name="three"),
+        remove("e2"),
+        At(2, EXPORTS),
+        At(2, HELLO),
+        export("e3", name="four"), export("e4", name="five"),
+        At(2, STOP),
+        EXPORTS,
+        At(2, Part(b'{"execute": "query-')),
+        EXPORTS,
+        At(2, b'block-exports"}'),
+        At(2, b"}"),
+        EXPORTS,
+        serve(), export("e5", name="six"), NbdConnect("c", "six"),
+        after(remove("e5", mode="hard")),
+        At(2, EXPORTS),
+        At(2, Reconnect()),
+        At(2, OOB),
+        b'{"exec-oob": "query-block-exports"}',
+        At(2, b'{"exec-oob": "query-block-exports"}'),
     ],
 }  # fmt: skip

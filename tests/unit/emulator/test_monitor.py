@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nbexport.emulator import Machine, MonitorAddress, Release, launch
-from nbexport.errors import CommandError, UsageError
+from nbexport.errors import CommandError, PeerError, UsageError
 from nbexport.qapi import validate
 from nbexport.qmp import QmpClient
 
@@ -260,6 +260,28 @@ def test_a_target_that_cannot_start_leaves_nothing(name, release, message, tmp_p
     with pytest.raises(Exception, match=message):
         launch(name, release)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qemu-system", r"qemu-system-x86_64 is not installed \(Debian package qemu-system-x86\)"),
+        ("qemu-storage-daemon", "is not installed .*qemu-system-common"),
+    ],
+)
+def test_a_target_whose_program_is_missing_names_it(name, message, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(UsageError, match=message):
+        launch(name, "7.2")
+
+
+def test_options_of_a_target_are_words_of_its_command_line():
+    with launch("emulated", "6.0", ["--compat", "deprecated-input=reject"]) as target:
+        refused = target.ask("nbd-server-remove", {"name": "x"})["error"]
+        assert refused["class"] == "CommandNotFound"
+        assert "disabled by policy" in refused["desc"]
+    with pytest.raises(PeerError, match=r"(?s)did not start: .*No such option.*--no-such"):
+        launch("emulated", "6.0", ["--no-such"])
 
 
 def test_a_monitor_has_one_address():
