@@ -6,8 +6,10 @@ from nbexport.plots.maps import draw_maps
 from nbexport.plots.plot import Plot, show
 from nbexport.plots.tables import (
     Table,
+    answer_table,
     availability_table,
     bitmap_table,
+    comparison_table,
     history_table,
     map_table,
     window,
@@ -16,8 +18,10 @@ from nbexport.plots.tables import (
 __all__ = [
     "Plot",
     "Table",
+    "answer_table",
     "availability_table",
     "bitmap_table",
+    "comparison_table",
     "draw_maps",
     "history_table",
     "map_table",
