@@ -121,8 +121,10 @@ class Form:
         kind: ``command``, ``event``, ``type``, ``argument``, ``data`` (of an event), ``result``,
             ``member`` (of a type), ``value`` or ``feature``.
         type: a member's type in the notation of the language; a command's result; else empty.
+        wire: the same without what no client sees, names of types and widths of integers.
         optional: whether a member can be left out.
         features: its own features.
+        flags: of a command, what its callers notice: ``allow-oob``, ``allow-preconfig``.
         inherited: features of what it is a piece of; a deprecated command's arguments are
             deprecated with it.
         since: the release that its own documentation names, None if there is no word of it.
@@ -132,8 +134,10 @@ class Form:
 
     kind: str
     type: str = ""
+    wire: str = ""
     optional: bool = False
     features: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     inherited: tuple[str, ...] = ()
     since: str | None = None
     owner_since: str | None = None
@@ -166,8 +170,9 @@ def find_element(schema: Schema, element: Element) -> Form | None:
     doc = entity.doc
     form = Form(
         _entity_kind(entity),
-        _returned(schema, entity),
+        *_returned(schema, entity),
         features=_enabled(schema, entity.features),
+        flags=_flags(entity),
         since=doc.since if doc else None,
         owner_since=doc.since if doc else None,
         place=_place(entity),
@@ -198,10 +203,27 @@ def _entity_kind(entity: Entity) -> str:
     return entity.meta if isinstance(entity, Command | Event) else "type"
 
 
-def _returned(schema: Schema, entity: Entity) -> str:
+def _returned(schema: Schema, entity: Entity) -> tuple[str, str]:
     if isinstance(entity, Command) and entity.ret_type is not None:
-        return type_text(schema, entity.ret_type)
-    return ""
+        return type_text(schema, entity.ret_type), wire_text(schema, entity.ret_type)
+    return "", ""
+
+
+def _flags(entity: Entity) -> tuple[str, ...]:
+    if not isinstance(entity, Command):
+        return ()
+    flags = {"allow-oob": entity.allow_oob, "allow-preconfig": entity.allow_preconfig}
+    return tuple(name for name, is_set in flags.items() if is_set)
+
+
+def wire_text(schema: Schema, kind: Type) -> str:
+    """Return a type as a client sees it: ``object``, ``[string]``, ``string or [string]``."""
+    if isinstance(kind, ArrayType):
+        return f"[{wire_text(schema, kind.element)}]"
+    if isinstance(kind, AlternateType):
+        inner = (wire_text(schema, v.type) for v in kind.variants if schema.enabled(v))
+        return " or ".join(sorted(inner))
+    return kind.json_type
 
 
 def _enabled(schema: Schema, features: Sequence[Feature]) -> tuple[str, ...]:
@@ -279,12 +301,13 @@ def _member_form(
     return Form(
         kind,
         type_text(schema, member.type),
+        wire_text(schema, member.type),
         member.optional,
         _enabled(schema, member.features),
-        _inherit(outer, _enabled(schema, holder.features)),
-        section.since if section else None,
-        owner.doc.since if owner is not None and owner.doc else None,
-        _place(owner) if owner is not None else "",
+        inherited=_inherit(outer, _enabled(schema, holder.features)),
+        since=section.since if section else None,
+        owner_since=owner.doc.since if owner is not None and owner.doc else None,
+        place=_place(owner) if owner is not None else "",
     )
 
 
