@@ -24,6 +24,7 @@ _COMMANDS = {
     "run": ("nbexport.cli.notebooks:run_command", "Run one notebook with parameters."),
     "serve": ("nbexport.cli.nbd:serve_command", "Serve a disk image and its bitmaps over NBD."),
     "site": ("nbexport.cli.notebooks:site_command", "Run the notebooks and build the site."),
+    "timeline": ("nbexport.cli.timeline:timeline_command", "Tell when elements came and went."),
     "validate": ("nbexport.cli.validate:validate_stream", "Check QMP commands against a release."),
 }
 

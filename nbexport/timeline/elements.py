@@ -159,11 +159,21 @@ class Form:
         return self.type + ("?" if self.optional else "")
 
 
-def find_element(schema: Schema, element: Element) -> Form | None:
+Memo = dict[int, dict[str, tuple[ObjectType, Member]]]
+"""The members of the object types of one schema, by name; kept by who asks of many elements."""
+
+
+def find_element(schema: Schema, element: Element, memo: Memo | None = None) -> Form | None:
     """Return what a schema's build has under a name, None if it has nothing.
 
     Where branches have members of the same name, the first in the order of the schema counts.
+
+    Args:
+        schema: the schema.
+        element: the name.
+        memo: filled and used, so that many questions to one schema cost less.
     """
+    memo = {} if memo is None else memo
     entity = schema.entities.get(element.owner)
     if entity is None or not schema.enabled(entity):
         return None
@@ -179,7 +189,7 @@ def find_element(schema: Schema, element: Element) -> Form | None:
     )
     types = _types(entity, returned=element.result)
     for name in element.path:
-        found = next(iter(_find_members(schema, types, name)), None)
+        found = next(iter(_find_members(schema, types, name, memo)), None)
         if found is None:
             return None
         holder, member = found
@@ -262,14 +272,18 @@ def object_members(schema: Schema, kind: ObjectType) -> Iterator[tuple[ObjectTyp
 
 
 def _find_members(
-    schema: Schema, types: Sequence[Type], name: str
+    schema: Schema, types: Sequence[Type], name: str, memo: Memo
 ) -> Iterator[tuple[ObjectType, Member]]:
     for outer in types:
         for kind in inner_types(schema, outer):
             if isinstance(kind, ObjectType):
-                for holder, member in object_members(schema, kind):
-                    if member.name == name:
-                        yield holder, member
+                named = memo.get(id(kind))
+                if named is None:
+                    named = memo[id(kind)] = {}
+                    for holder, member in object_members(schema, kind):
+                        named.setdefault(member.name, (holder, member))
+                if name in named:
+                    yield named[name]
 
 
 def _find_values(

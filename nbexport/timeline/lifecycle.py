@@ -119,6 +119,8 @@ class Lifecycle:
         if self.removed is None:
             if behind < 0:
                 return f"may be removed from {self.earliest} on"
+            if behind == 0:
+                return f"still there in {self.newest}, the first that may remove it"
             return f"still there in {self.newest}, {_releases(behind)} after {self.earliest}"
         if behind == 0:
             return f"removed in {self.removed}, as early as the policy allows"

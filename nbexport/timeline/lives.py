@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nbexport.qapi import Schema
     from nbexport.timeline.computed import Snapshot
-    from nbexport.timeline.elements import Form
+    from nbexport.timeline.elements import Form, Memo
     from nbexport.timeline.releases import Deprecation
 
 _SUGGESTIONS = 3
@@ -57,6 +57,7 @@ class Timeline:
                 raise UsageError(f"{after.name} is older than {before.name}: oldest first, please")
         self.dates: Mapping[Element, Since] = computed_since(self.snapshots)
         self._window = policy_window
+        self._memos: list[Memo] = [{} for _ in self.snapshots]
         self._listed = {_normal(entry.item): entry for entry in deprecations()}
 
     # -- which ------------------------------------------------------------------------------
@@ -85,6 +86,7 @@ class Timeline:
 
         Commands and events come first, each with its pieces, then types, then behaviours. Of a
         type that is gone nothing is told: what it stood for may be there under another name.
+        How they changed is not told.
         """
         newest = self.snapshots[-1].schema
         shown: dict[Element, None] = {}
@@ -98,7 +100,7 @@ class Timeline:
         for element in shown:
             order.setdefault(element.owner, len(order))
         for element in sorted(shown, key=lambda item: (order[item.owner], bool(item.parent))):
-            yield self.of(str(element))
+            yield self.of(str(element), with_changes=False)
         told = {str(element) for element in shown}
         for item in self._listed:
             if item not in told:
@@ -108,8 +110,12 @@ class Timeline:
 
     # -- one --------------------------------------------------------------------------------
 
-    def of(self, text: str) -> Lifecycle:
+    def of(self, text: str, *, with_changes: bool = True) -> Lifecycle:
         """Return the life of one element.
+
+        Args:
+            text: an element, or an item of the list of deprecations.
+            with_changes: whether to tell how it changed meanwhile.
 
         Raises:
             UsageError: it is no element, or in none of the schemas and not listed as deprecated.
@@ -122,12 +128,18 @@ class Timeline:
             if entry is None:
                 raise
             return self._with_entry(Lifecycle(normal, entry.kind, newest=self._newest), entry)
-        forms = [find_element(snapshot.schema, element) for snapshot in self.snapshots]
+        forms = self._forms(element)
         if not any(forms):
             if entry is None:
                 raise UsageError(self._unknown(element))
             return self._with_entry(Lifecycle(normal, entry.kind, newest=self._newest), entry)
-        return self._with_entry(self._seen(element, forms), entry)
+        return self._with_entry(self._seen(element, forms, with_changes=with_changes), entry)
+
+    def _forms(self, element: Element) -> list[Form | None]:
+        return [
+            find_element(snapshot.schema, element, memo)
+            for snapshot, memo in zip(self.snapshots, self._memos, strict=True)
+        ]
 
     @property
     def _newest(self) -> str:
@@ -143,7 +155,7 @@ class Timeline:
         span = " to ".join(dict.fromkeys((self.snapshots[0].name, self._newest)))
         return f"no element '{element}' in {span}{hint}"
 
-    def _seen(self, element: Element, forms: list[Form | None]) -> Lifecycle:
+    def _seen(self, element: Element, forms: list[Form | None], *, with_changes: bool) -> Lifecycle:
         """Tell a life from the forms that an element has in the schemas."""
         last = max(index for index, form in enumerate(forms) if form)
         form = forms[last]
@@ -177,7 +189,7 @@ class Timeline:
             last_seen=self.snapshots[last].name,
             newest=self._newest,
             told=told,
-            changes=tuple(self._changes(element, forms)),
+            changes=tuple(self._changes(element, forms)) if with_changes else (),
         )
 
     def _changes(self, element: Element, forms: list[Form | None]) -> Iterator[Change]:
@@ -256,7 +268,7 @@ class Timeline:
             element = parse_element(_normal(replacement))
         except UsageError:
             return None
-        forms = [find_element(snapshot.schema, element) for snapshot in self.snapshots]
+        forms = self._forms(element)
         first = next((n for n, form in enumerate(forms) if form), None)
         if first is None:
             return None

@@ -1,0 +1,59 @@
+"""Lives of interface elements as tables and as a figure with the days of releases on its axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nbexport.plots.tables import Table
+from nbexport.timeline.lifecycle import AT_LATEST, day
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nbexport.timeline.lifecycle import Lifecycle
+
+
+def introduced_text(life: Lifecycle) -> str:
+    """Say in which release something came, and how sure that is."""
+    if life.introduced is None:
+        return "-"
+    return f"{life.introduced} or before" if life.basis == AT_LATEST else life.introduced
+
+
+def lifecycle_table(lives: Iterable[Lifecycle]) -> Table:
+    """Tabulate lives, one a row: when each came, what happened to it, what the policy says."""
+    rows = [
+        (
+            life.element,
+            life.kind,
+            introduced_text(life),
+            life.deprecated or (f"experimental {life.experimental}" if life.experimental else "-"),
+            life.removed or "-",
+            life.earliest or "-",
+            window_text(life),
+            life.replacement or "-",
+            life.verdict,
+        )
+        for life in lives
+    ]
+    header = ("element", "kind", "introduced", "deprecated", "removed", "planned", "window",
+              "instead", "policy")  # fmt: skip
+    return Table(header, rows)
+
+
+def window_text(life: Lifecycle) -> str:
+    """Say for how long something was deprecated and worked, in releases and days."""
+    if life.window is None:
+        return "-"
+    days = f", {life.days} days" if life.days is not None else ""
+    so_far = " so far" if life.removed is None and life.delisted is None else ""
+    plural = "" if life.window == 1 else "s"
+    return f"{life.window} release{plural}{days}{so_far}"
+
+
+def dated(release: str | None) -> str:
+    """Return a release with its day, ``5.2 (2020-12-08)``; a dash for none."""
+    if release is None:
+        return "-"
+    found = day(release)
+    return f"{release} ({found})" if found else release
