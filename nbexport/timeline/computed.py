@@ -91,20 +91,24 @@ class Since:
     def allows(self, release: str) -> bool | None:
         """Return whether a written release can be true; None where no release is known.
 
-        Any release after ``before`` and up to ``first`` can be, stable ones by their branch.
+        Any release after ``before`` and up to ``first`` can be, a stable one of ``before`` too.
         """
         try:
-            told = parse_release(release)[:2]
+            told = _full(parse_release(release))
         except UsageError:
             return False
         if self.first.release is None or (self.before and self.before.release is None):
             return None
-        if told > self.first.release[:2]:
+        if told[:2] > self.first.release[:2]:
             return False
-        return self.before is None or told > (self.before.release or ())[:2]
+        return self.before is None or told > _full(self.before.release or ())
 
     def __str__(self) -> str:
         return self.first.name if self.exact else f"{self.first.name} or before"
+
+
+def _full(release: tuple[int, ...]) -> tuple[int, ...]:
+    return (*release, 0, 0, 0)[:3]
 
 
 def computed_since(snapshots: Sequence[Snapshot]) -> dict[Element, Since]:
@@ -123,12 +127,13 @@ def computed_since(snapshots: Sequence[Snapshot]) -> dict[Element, Since]:
     """
     if not snapshots:
         raise UsageError("no schema to date anything by")
-    dates = dict.fromkeys(everything(snapshots[0].schema), 0)
+    dates = dict.fromkeys(_dated(snapshots[0].schema), 0)
     for index in range(1, len(snapshots)):
         dates = _Step(snapshots[index - 1].schema, snapshots[index].schema, dates, index).run()
     return {
         element: Since(snapshots[index], snapshots[index - 1] if index else None)
         for element, index in dates.items()
+        if not element.owner.endswith(_WRAPPER)
     }
 
 
@@ -158,6 +163,14 @@ def everything(schema: Schema) -> Iterator[Element]:
                     yield from _of_value(schema, entity, value)
 
 
+def _dated(schema: Schema) -> Iterator[Element]:
+    """Give the pieces, and the members that unions of the old kind wrap their branches in."""
+    yield from everything(schema)
+    for name in schema.entities:
+        if name.endswith(_WRAPPER):
+            yield Element(name, ("data",))
+
+
 def _counts(schema: Schema, entity: Entity) -> bool:
     """Return whether an entity is one that a schema's author wrote, in this build."""
     return entity.info is not None and schema.enabled(entity) and not _implicit(entity)
@@ -174,7 +187,8 @@ def _features(schema: Schema, of: Element, features: Sequence[Feature]) -> Itera
 
 
 def _key(member: Member) -> Element:
-    return Element(owner_name(member.defined_in), (member.name,))
+    owner = member.defined_in
+    return Element(owner if owner.endswith(_WRAPPER) else owner_name(owner), (member.name,))
 
 
 def _of_member(schema: Schema, member: Member) -> Iterator[Element]:
@@ -238,7 +252,7 @@ class _Step:
                 self._open.append((earlier, entity))
         while self._open:
             self._pair(*self._open.pop())
-        return {element: self._found.get(element, self._index) for element in everything(self._new)}
+        return {element: self._found.get(element, self._index) for element in _dated(self._new)}
 
     def _carry(self, old: Element, new: Element) -> None:
         date = self._dates.get(old)

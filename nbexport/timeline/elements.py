@@ -50,7 +50,7 @@ _ELEMENT = re.compile(
     rf"(?P<owner>{_NAME})"
     rf"(?:[ .](?P<result>{RESULT})(?=[ .]))?"
     rf"(?:[ .](?P<path>{_NAME}(?:\.{_NAME})*))?"
-    rf"(?:=(?P<value>{_NAME}))?"
+    r"(?:=(?P<value>[A-Za-z0-9_][A-Za-z0-9_.-]*))?"  # some values have a dot
     rf"(?::(?P<feature>{_NAME}))?"
 )
 

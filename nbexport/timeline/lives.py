@@ -78,7 +78,7 @@ class Timeline:
         parts: dict[Element, None] = {}
         for snapshot in self.snapshots:
             parts.update(dict.fromkeys(pieces(snapshot.schema, normal)))
-        found += [self.of(str(part)) for part in parts]
+        found += [self.of(part) for part in parts]
         return found + [self._behaviour(*item) for item in _behaviours() if item[0] == normal]
 
     def all(self) -> Iterator[Lifecycle]:
@@ -100,7 +100,7 @@ class Timeline:
         for element in shown:
             order.setdefault(element.owner, len(order))
         for element in sorted(shown, key=lambda item: (order[item.owner], bool(item.parent))):
-            yield self.of(str(element), with_changes=False)
+            yield self.of(element, with_changes=False)
         told = {str(element) for element in shown}
         for item in self._listed:
             if item not in told:
@@ -110,7 +110,7 @@ class Timeline:
 
     # -- one --------------------------------------------------------------------------------
 
-    def of(self, text: str, *, with_changes: bool = True) -> Lifecycle:
+    def of(self, text: str | Element, *, with_changes: bool = True) -> Lifecycle:
         """Return the life of one element.
 
         Args:
@@ -120,10 +120,10 @@ class Timeline:
         Raises:
             UsageError: it is no element, or in none of the schemas and not listed as deprecated.
         """
-        normal = _normal(text)
+        normal = _normal(text) if isinstance(text, str) else str(text)
         entry = self._listed.get(normal)
         try:
-            element = parse_element(normal)
+            element = parse_element(normal) if isinstance(text, str) else text
         except UsageError:
             if entry is None:
                 raise
