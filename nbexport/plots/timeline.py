@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 from nbexport.plots.tables import Table
 from nbexport.timeline.lifecycle import AT_LATEST, day
+from nbexport.timeline.migration import described
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from nbexport.timeline.lifecycle import Lifecycle
+    from nbexport.timeline.mapping import Migration
+    from nbexport.timeline.migration import Plan
 
 
 def introduced_text(life: Lifecycle) -> str:
@@ -57,3 +60,37 @@ def dated(release: str | None) -> str:
         return "-"
     found = day(release)
     return f"{release} ({found})" if found else release
+
+
+# -- migration plans ----------------------------------------------------------------------------
+
+
+def plan_table(plan: Plan) -> Table:
+    """Tabulate a plan: for each release what it has of each call, and which one to make."""
+    rows = []
+    for row in plan.rows:
+        found = day(row.release)
+        states = ("-" if str(state) == "absent" else str(state) for state in row.states)
+        call = row.choice.title if row.choice else "none"
+        rows.append((row.release, str(found or ""), *states, call, "switch" if row.switch else ""))
+    header = ("release", "date", *(way.title for way in plan.ways), "call", "")
+    return Table(header, rows)
+
+
+def mapping_table(step: Migration) -> Table:
+    """Tabulate what becomes of each argument of a call."""
+    return Table((step.item, step.to, ""), list(_mapped(step)))
+
+
+def _mapped(step: Migration) -> Iterator[tuple[str, str, str]]:
+    if step.whole is not None:
+        yield "all arguments: X", f"{step.whole.to}: [X]", step.whole.note
+    for argument in step.arguments:
+        if not argument.to:
+            yield argument.old, "-", argument.note
+        elif argument.form == "list":
+            yield f"{argument.old}: X", f"{argument.to}: [X]", argument.note
+        else:
+            yield argument.old, argument.to, argument.note
+    for new in step.new:
+        yield "-", f"{new.name}: {described(new.value, new.of, new.asked)}", ""
