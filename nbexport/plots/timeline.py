@@ -93,4 +93,4 @@ def _mapped(step: Migration) -> Iterator[tuple[str, str, str]]:
         else:
             yield argument.old, argument.to, argument.note
     for new in step.new:
-        yield "-", f"{new.name}: {described(new.value, new.of, new.asked)}", ""
+        yield "-", f"{new.name}: {described(new.value, new.of, new.asked)}", new.note

@@ -54,14 +54,16 @@ class New:
     Attributes:
         name: its name.
         value: what it always is, a string; empty if it is not always the same.
-        of: old arguments; the first that is given is the value.
+        of: old arguments; the first that is given is the value, unless the application has one.
         asked: what the application has to know to give it.
+        note: what a value has to be.
     """
 
     name: str
     value: str = ""
     of: tuple[str, ...] = ()
     asked: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +115,13 @@ class Migration:
         for new in self.new:
             if new.value:
                 made[new.name] = new.value
-            elif new.of:
-                made[new.name] = next(arguments[old] for old in new.of if old in arguments)
             elif new.name in known:
                 made[new.name] = known[new.name]
+            elif given := [arguments[old] for old in new.of if old in arguments]:
+                made[new.name] = given[0]
             else:
-                raise UsageError(f"{self.to} needs '{new.name}': {new.asked}")
+                why = new.asked or f"give it, or one of {', '.join(new.of)}"
+                raise UsageError(f"{self.to} needs '{new.name}': {why}")
         for argument in self.arguments:
             if argument.to and argument.old in arguments:
                 made[argument.to] = argument.convert(arguments[argument.old])
@@ -215,7 +218,8 @@ def _new(name: str, value: Any) -> New:
     of = table.pop("of", [])
     if not isinstance(of, list) or not all(isinstance(old, str) for old in of):
         raise ValueError(f"new.{name}: of is no list of texts")
-    made = New(name, _text(table, "value"), tuple(of), _text(table, "asked"))
+    texts = _text(table, "value"), tuple(of), _text(table, "asked"), _text(table, "note")
+    made = New(name, *texts)
     _end(table, f"new.{name}")
     if sum(map(bool, (made.value, made.of, made.asked))) != 1:
         raise ValueError(f"new.{name}: has to have one of value, of and asked")

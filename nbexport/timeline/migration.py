@@ -190,7 +190,10 @@ def _step_json(step: Migration) -> dict[str, Any]:
         "arguments": [
             {"old": a.old, "new": a.to or None, "as": a.form, "note": a.note} for a in moved
         ],
-        "new": [{"name": n.name, "as": described(n.value, n.of, n.asked)} for n in step.new],
+        "new": [
+            {"name": n.name, "as": described(n.value, n.of, n.asked), "note": n.note}
+            for n in step.new
+        ],
         "note": step.note,
     }
 
