@@ -139,6 +139,8 @@ class Plan:
             said.append(f"That is no clean call in {_listed(frowned)}.")
         if self.both_work:
             said.append(f"Two calls work in {_listed(self.both_work)}.")
+        lost = [a for a in self.steps[0].arguments if not a.to and a.old in self.used]
+        said += [f"{argument.old} has no counterpart: {argument.note}." for argument in lost]
         if len(self.rows) > 1:
             said.append(
                 f"Two are clean in {_listed(self.both_clean)}."
