@@ -80,7 +80,7 @@ def migrate_command(
 
 
 def _show(made: Plan, form: str) -> None:
-    from nbexport.plots.timeline import mapping_table, plan_table  # noqa: PLC0415 - numpy
+    from nbexport.plots.timetables import mapping_table, plan_table  # noqa: PLC0415 - numpy
 
     lay = markdown if form == "markdown" else str
     mark = "### " if form == "markdown" else ""

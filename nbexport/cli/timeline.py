@@ -210,7 +210,7 @@ def _show(
     *,
     detailed: Sequence[str],
 ) -> None:
-    from nbexport.plots.timeline import lifecycle_table  # noqa: PLC0415 - numpy comes with it
+    from nbexport.plots.timetables import lifecycle_table  # noqa: PLC0415 - numpy comes with it
 
     if detailed:
         for number, life in enumerate(_main(lives)):
@@ -246,7 +246,7 @@ def _owner(element: str) -> str:
 
 def _detail(life: Lifecycle, form: str) -> list[str]:
     """Lay one life out, a line for each thing that happened."""
-    from nbexport.plots.timeline import dated, introduced_text, window_text  # noqa: PLC0415
+    from nbexport.plots.timetables import dated, introduced_text, window_text  # noqa: PLC0415
 
     facts: list[tuple[str, str]] = []
     known = {DOCUMENTED: "by the documentation", AT_LATEST: "the oldest schema has it"}

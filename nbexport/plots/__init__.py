@@ -12,6 +12,8 @@ from nbexport.plots.tables import (
     map_table,
     window,
 )
+from nbexport.plots.timeline import draw_timeline
+from nbexport.plots.timetables import lifecycle_table, mapping_table, plan_table
 
 __all__ = [
     "Plot",
@@ -19,8 +21,12 @@ __all__ = [
     "availability_table",
     "bitmap_table",
     "draw_maps",
+    "draw_timeline",
     "history_table",
+    "lifecycle_table",
     "map_table",
+    "mapping_table",
+    "plan_table",
     "show",
     "window",
 ]
