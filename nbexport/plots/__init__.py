@@ -13,7 +13,7 @@ from nbexport.plots.tables import (
     window,
 )
 from nbexport.plots.timeline import draw_timeline
-from nbexport.plots.timetables import lifecycle_table, mapping_table, plan_table
+from nbexport.plots.timetables import lifecycle_table, mapping_table, plan_table, tag_table
 
 __all__ = [
     "Plot",
@@ -28,5 +28,6 @@ __all__ = [
     "mapping_table",
     "plan_table",
     "show",
+    "tag_table",
     "window",
 ]

@@ -241,7 +241,8 @@ def _draw_legend(figure: Figure, lives: Sequence[Lifecycle]) -> None:
 
 def _sentence(life: Lifecycle) -> str:
     """Say in words what a bar shows."""
-    said = [f"{life.element}: introduced {introduced_text(life)}"]
+    known = f"introduced {introduced_text(life)}" if life.introduced else "introduced earlier"
+    said = [f"{life.element}: {known}"]
     if life.deprecated:
         said.append(f"deprecated {life.deprecated}")
         said.append(f"removal planned for {life.earliest}" if life.earliest else "no removal yet")

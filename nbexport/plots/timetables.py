@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nbexport.plots.tables import Table
 from nbexport.timeline.lifecycle import AT_LATEST, day
 from nbexport.timeline.migration import described
+from nbexport.timeline.tags import PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from nbexport.timeline.lifecycle import Lifecycle
     from nbexport.timeline.mapping import Migration
     from nbexport.timeline.migration import Plan
+    from nbexport.timeline.tags import TagDifference
 
 
 def introduced_text(life: Lifecycle) -> str:
@@ -42,6 +44,15 @@ def lifecycle_table(lives: Iterable[Lifecycle]) -> Table:
     header = ("element", "kind", "introduced", "deprecated", "removed", "planned", "window",
               "instead", "policy")  # fmt: skip
     return Table(header, rows)
+
+
+def tag_table(differences: Iterable[TagDifference]) -> Table:
+    """Tabulate written releases that the schemas contradict."""
+    rows = [
+        (str(item.element), item.told or "-", str(item.since), PROBLEMS[item.problem])
+        for item in differences
+    ]
+    return Table(("element", "written", "computed", "what is wrong"), rows)
 
 
 def window_text(life: Lifecycle) -> str:
