@@ -280,7 +280,7 @@ class _Step:
         if old is None or new is None or (id(old), id(new)) in self._seen:
             return
         self._seen.add((id(old), id(new)))
-        if not _implicit(old) and not _implicit(new):
+        if type(old) is type(new) and not _implicit(old) and not _implicit(new):
             self._carry_all(Element(old.name), Element(new.name), new.features)
         elif isinstance(old, ObjectType) and old.implicit and not _implicit(new):
             # inline arguments that became a type: it counts from the call's day

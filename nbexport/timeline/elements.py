@@ -159,7 +159,7 @@ class Form:
         return self.type + ("?" if self.optional else "")
 
 
-Memo = dict[int, dict[str, tuple[ObjectType, Member]]]
+Memo = dict[int, dict[str, list[tuple[ObjectType, Member]]]]
 """The members of the object types of one schema, by name; kept by who asks of many elements."""
 
 
@@ -189,12 +189,11 @@ def find_element(schema: Schema, element: Element, memo: Memo | None = None) -> 
     )
     types = _types(entity, returned=element.result)
     for name in element.path:
-        found = next(iter(_find_members(schema, types, name, memo)), None)
-        if found is None:
+        found = list(_find_members(schema, types, name, memo))
+        if not found:
             return None
-        holder, member = found
-        form = _member_form(schema, entity, holder, member, form, returned=element.result)
-        types = [member.type]
+        form = _member_form(schema, entity, *found[0], form, returned=element.result)
+        types = [member.type for _, member in found]
     if element.value:
         pair = next(iter(_find_values(schema, types, element.value)), None)
         if pair is None:
@@ -281,9 +280,8 @@ def _find_members(
                 if named is None:
                     named = memo[id(kind)] = {}
                     for holder, member in object_members(schema, kind):
-                        named.setdefault(member.name, (holder, member))
-                if name in named:
-                    yield named[name]
+                        named.setdefault(member.name, []).append((holder, member))
+                yield from named.get(name, ())
 
 
 def _find_values(
