@@ -129,7 +129,8 @@ class Form:
             deprecated with it.
         since: the release that its own documentation names, None if there is no word of it.
         owner_since: the release that the documentation of its definition names.
-        place: file and line of the definition that holds it, empty where there is none.
+        definition: the command, event or type whose text holds it.
+        place: file and line of that, empty where there is none.
     """
 
     kind: str
@@ -141,6 +142,7 @@ class Form:
     inherited: tuple[str, ...] = ()
     since: str | None = None
     owner_since: str | None = None
+    definition: str = ""
     place: str = ""
 
     @property
@@ -185,6 +187,7 @@ def find_element(schema: Schema, element: Element, memo: Memo | None = None) -> 
         flags=_flags(entity),
         since=doc.since if doc else None,
         owner_since=doc.since if doc else None,
+        definition=entity.name,
         place=_place(entity),
     )
     types = _types(entity, returned=element.result)
@@ -319,6 +322,7 @@ def _member_form(
         inherited=_inherit(outer, _enabled(schema, holder.features)),
         since=section.since if section else None,
         owner_since=owner.doc.since if owner is not None and owner.doc else None,
+        definition=owner_name(member.defined_in),
         place=_place(owner) if owner is not None else "",
     )
 
@@ -337,6 +341,7 @@ def _value_form(schema: Schema, kind: EnumType, value: EnumMember, outer: Form) 
         inherited=_inherit(outer),
         since=section.since if section else None,
         owner_since=kind.doc.since if kind.doc else None,
+        definition=kind.name,
         place=_place(kind),
     )
 
@@ -352,6 +357,7 @@ def _feature_form(entity: Entity, element: Element, of: Form) -> Form | None:
         inherited=of.inherited,
         since=section.since if section else None,
         owner_since=of.owner_since,
+        definition=of.definition,
         place=of.place,
     )
 

@@ -21,8 +21,6 @@ PROBLEMS = {
     UNMARKED: "it came after its definition and has no remark of its own",
     MISSING: "no release is named",
 }
-# What stands on the wire under another definition's name as well; the definition's own is told.
-_TWINS = ("argument", "data", "result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,10 @@ def check_tags(
     found = []
     for element, since in dates.items():
         form = None if element.feature else find_element(newest, element)
-        if form is None or form.kind in _TWINS or not form.place:
+        if form is None or not form.place:
+            continue
+        if element.result or form.definition != element.owner:
+            # On the wire it has another name as well; it is told under that of its definition.
             continue
         entity = newest.entities[element.owner]
         if entity.doc is None:
