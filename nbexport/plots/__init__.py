@@ -14,6 +14,8 @@ from nbexport.plots.tables import (
     map_table,
     window,
 )
+from nbexport.plots.timeline import draw_timeline
+from nbexport.plots.timetables import lifecycle_table, mapping_table, plan_table, tag_table
 
 __all__ = [
     "Plot",
@@ -23,8 +25,13 @@ __all__ = [
     "bitmap_table",
     "comparison_table",
     "draw_maps",
+    "draw_timeline",
     "history_table",
+    "lifecycle_table",
     "map_table",
+    "mapping_table",
+    "plan_table",
     "show",
+    "tag_table",
     "window",
 ]
