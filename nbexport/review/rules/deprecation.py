@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
-from nbexport.qapi.model import Command, Event, ObjectType
+from nbexport.qapi.model import Command, ObjectType
 from nbexport.review.compare import Kind
 from nbexport.review.context import branch, releases_between
 from nbexport.review.finding import Direction, Level
@@ -209,19 +208,15 @@ def _renames(subject: Subject, old: str, new: str) -> Iterator[tuple[str, str]]:
         if after is None:
             near = difflib.get_close_matches(name, [key for key in now if key not in was], 1, 0.8)
             if near:
-                yield (
-                    name,
-                    (
-                        f"has '{near[0]}' ({type_text(side, now[near[0]].type)}) for '{name}' ({text})"
-                    ),
-                )
+                form = type_text(side, now[near[0]].type)
+                yield name, f"has '{near[0]}' ({form}) for '{name}' ({text})"
             else:
                 yield name, f"has no '{name}'"
         elif text != type_text(side, after.type):
             yield name, f"has '{name}' as {type_text(side, after.type)}, not {text}"
 
 
-# -- something goes ---------------------------------------------------------------------------------
+# -- something goes ------------------------------------------------------------------------------
 
 
 def _removed(subject: Subject) -> Iterator[tuple[Difference, str]]:
