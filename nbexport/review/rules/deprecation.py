@@ -201,12 +201,14 @@ def _lacks_rename(rule: Rule, subject: Subject) -> Iterator[Finding]:
 def _renames(subject: Subject, old: str, new: str) -> Iterator[tuple[str, str]]:
     """Give the arguments of a command that its replacement has not, or has in another form."""
     was, now = subject.arguments(old), subject.arguments(new)
+    # what leaks into the old command just now is no argument that its clients know
+    known = subject.arguments(old, old=True) or was
     side = subject.new_side
     for name, member in was.items():
         text = type_text(side, member.type)
         after = now.get(name)
         if after is None:
-            near = difflib.get_close_matches(name, [key for key in now if key not in was], 1, 0.8)
+            near = difflib.get_close_matches(name, [key for key in now if key not in known], 1, 0.8)
             if near:
                 form = type_text(side, now[near[0]].type)
                 yield name, f"has '{near[0]}' ({form}) for '{name}' ({text})"
