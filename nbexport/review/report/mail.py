@@ -1,0 +1,248 @@
+"""The report as mail: a reply to the patch, each remark under the line that it is about.
+
+Headers are those of a reply (RFC 5322, section 3.6.4) and are complete for ``git send-email``, which
+adds sender, date and message id. Several mails are written as a mailbox.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from email.header import Header
+from email.utils import formataddr, getaddresses, parseaddr
+from typing import TYPE_CHECKING
+
+from nbexport import __version__
+from nbexport.review.finding import Level
+from nbexport.review.report.quoting import place, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from nbexport.review.finding import Finding
+    from nbexport.review.patch import Patch
+    from nbexport.review.report.model import Review
+
+# What git writes before each mail of a mailbox; the date is that of its invention.
+_SEPARATOR = f"From {'0' * 40} Mon Sep 17 00:00:00 2001"
+_WIDTH = 72
+# Of more findings of one kind the first is told, the others are listed with it.
+_ALIKE_MAX = 3
+_LISTED_MAX = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A mail.
+
+    Attributes:
+        headers: names and values, folded and encoded.
+        body: the lines of its text.
+    """
+
+    headers: tuple[tuple[str, str], ...]
+    body: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = "".join(f"{name}: {value}\n" for name, value in self.headers)
+        return head + "\n" + "\n".join(self.body) + "\n"
+
+
+def replies(review: Review) -> list[Reply]:
+    """Return the answers to a patch or series.
+
+    Each patch that has findings gets one. What only the series as a whole does goes to its cover
+    letter, or to the first patch where there is none; so does the word that nothing was found.
+    Findings of level ``info`` are no remarks and are left out.
+
+    Args:
+        review: the review of a patch; one of two schemas has nothing to reply to.
+    """
+    assert review.patched is not None
+    found = []
+    for step in review.steps:
+        findings = _remarkable(step.findings)
+        if findings:
+            found.append(_reply(step.step.patch, _body(review, step.step.patch, findings)))
+    whole = _remarkable(review.whole_only) if len(review.steps) > 1 else []
+    series = review.patched.series
+    top = series.cover or series.patches[0]
+    if whole:
+        found.insert(0, _reply(top, [*_attribution(top), *_whole(whole), *_signature()]))
+    elif not found:
+        clean = f"Nothing to object to in the interface{_for(review)}."
+        found.append(_reply(top, [*_attribution(top), *_wrapped(clean), *_signature()]))
+    return found
+
+
+def as_mail(review: Review) -> str:
+    """Return the answers as one text: a mail, or a mailbox if they are several."""
+    mails = replies(review)
+    if len(mails) == 1:
+        return str(mails[0])
+    return "\n".join(f"{_SEPARATOR}\n{mail}" for mail in mails)
+
+
+def _for(review: Review) -> str:
+    return f" for {review.release}" if review.release is not None else ""
+
+
+def _remarkable(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.level > Level.INFO]
+
+
+# -- headers --------------------------------------------------------------------------------
+
+
+def _reply(patch: Patch, body: Sequence[str]) -> Reply:
+    headers: list[tuple[str, str]] = []
+    mail = patch.mail
+    subject = mail.subject if mail is not None and mail.subject else f"[PATCH] {patch.title}"
+    headers.append(("Subject", _encoded(f"Re: {subject}", "Subject")))
+    if mail is not None:
+        to = _addresses([mail.reply_to or mail.sender])
+        cc = [address for address in _addresses([mail.to, mail.cc]) if address not in to]
+        headers += [("To", _folded(to))] if to else []
+        headers += [("Cc", _folded(cc))] if cc else []
+        if mail.message_id:
+            headers.append(("In-Reply-To", mail.message_id))
+            thread = [item for item in mail.references if item != mail.message_id]
+            headers.append(("References", "\n ".join([*thread, mail.message_id])))
+    headers += [
+        ("MIME-Version", "1.0"),
+        ("Content-Type", "text/plain; charset=UTF-8"),
+        ("Content-Transfer-Encoding", "8bit"),
+    ]
+    return Reply(tuple(headers), tuple(body))
+
+
+def _addresses(fields: Iterable[str]) -> dict[str, str]:
+    """Return the addresses of header fields, each once, with the way to write it."""
+    pairs = getaddresses([field for field in fields if field])
+    return {
+        address.lower(): formataddr((name, address))
+        for name, address in reversed(pairs)
+        if "@" in address and address.isascii()
+    }
+
+
+def _folded(addresses: dict[str, str] | list[str]) -> str:
+    shown = list(addresses.values()) if isinstance(addresses, dict) else addresses
+    return ",\n ".join(shown)
+
+
+def _encoded(text: str, name: str) -> str:
+    """Return a header's text, encoded by RFC 2047 where it is not ASCII."""
+    charset = "us-ascii" if text.isascii() else "utf-8"
+    return Header(text, charset, maxlinelen=76, header_name=name).encode()
+
+
+# -- body -----------------------------------------------------------------------------------
+
+
+def _attribution(patch: Patch) -> list[str]:
+    """Return the line that says who is quoted."""
+    if patch.mail is None or not patch.mail.sender:
+        return []
+    name, address = parseaddr(patch.mail.sender)
+    who = name or address
+    when = f"On {patch.mail.date}, " if patch.mail.date else ""
+    return [f"{when}{who} wrote:"]
+
+
+def _signature() -> list[str]:
+    return ["", "-- ", f"nbexport {__version__}"]
+
+
+def _body(review: Review, patch: Patch, findings: Sequence[Finding]) -> list[str]:
+    step = next(item.step for item in review.steps if item.step.patch is patch)
+    speaker = _Speaker(review, findings)
+    placed = place([item for item in findings if speaker.speaks_of(item)], step.applying.places)
+    remarks = {line: speaker.remark(items) for line, items in sorted(placed.under.items())}
+    lines = [*_attribution(patch), *quoted(patch, remarks)]
+    if placed.elsewhere:
+        lines += ["", "Of what the lines above do not show:"] if remarks else [""]
+        for item in placed.elsewhere:
+            at = item.new or item.old
+            lines += ["", *speaker.remark([item], where=f"{at}: " if at is not None else "")]
+    return lines + _signature()
+
+
+def _whole(findings: Sequence[Finding]) -> list[str]:
+    speaker = _Speaker(None, findings)
+    lines = ["", *_wrapped("No patch by itself, but the series as a whole does this:")]
+    for item in findings:
+        if speaker.speaks_of(item):
+            at = item.new or item.old
+            lines += ["", *speaker.remark([item], where=f"{at}: " if at is not None else "")]
+    return lines
+
+
+class _Speaker:
+    """Words for findings, in the order in which they are said: nothing is said twice.
+
+    Args:
+        review: tells what a later patch mends; None where that is no question.
+        findings: all of a mail.
+    """
+
+    def __init__(self, review: Review | None, findings: Sequence[Finding]) -> None:
+        self._review = review
+        self._advised: set[str] = set()
+        self._likewise: dict[Finding, list[Finding]] = {}
+        by_rule: dict[str, list[Finding]] = {}
+        for finding in findings:
+            by_rule.setdefault(finding.rule, []).append(finding)
+        for first, *others in by_rule.values():
+            if len(others) >= _ALIKE_MAX:
+                self._likewise[first] = others
+        self._silent = {item for others in self._likewise.values() for item in others}
+
+    def speaks_of(self, finding: Finding) -> bool:
+        """Whether a finding gets words of its own; else it is listed with the first of its kind."""
+        return finding not in self._silent
+
+    def remark(self, findings: Sequence[Finding], *, where: str = "") -> list[str]:
+        """Return the lines about one place: a paragraph for each finding, the worst one first."""
+        lines: list[str] = []
+        ordered = sorted(findings, key=lambda item: -item.level)
+        way: tuple[str, ...] = ()
+        for finding in ordered:
+            if lines:
+                lines.append("")
+            sentences = [f"{where}{_sentence(finding.message)}"]
+            # a way is told once for all that is said of the same place
+            if len(finding.path) > 2 and finding.path != way:
+                way = finding.path
+                sentences.append(_way(way))
+            if finding.rule not in self._advised and finding.advice:
+                self._advised.add(finding.rule)
+                sentences.append(_sentence(finding.advice))
+            if self._review is not None and self._review.mended(finding):
+                sentences.append("A later patch of the series mends it.")
+            lines += _wrapped(" ".join(sentences), f"[{finding.rule}]")
+            if finding in self._likewise:
+                lines += _wrapped(_list(self._likewise[finding]))
+        return lines
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _way(path: tuple[str, ...]) -> str:
+    """Tell how an element is reached: from a command, through types and bases."""
+    return f"It gets there through {', then '.join(path[1:-1])}."
+
+
+def _list(findings: Sequence[Finding]) -> str:
+    names = list(dict.fromkeys(finding.element for finding in findings))
+    more = len(names) - _LISTED_MAX
+    shown = ", ".join(names[:_LISTED_MAX])
+    return f"Likewise {shown}{f' and {more} more' if more > 0 else ''}."
+
+
+def _wrapped(text: str, label: str = "") -> list[str]:
+    """Fill a paragraph; its label is the last word, never broken."""
+    words = f"{text} {label}" if label else text
+    return textwrap.wrap(words, _WIDTH, break_long_words=False, break_on_hyphens=False)
