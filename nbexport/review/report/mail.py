@@ -1,7 +1,7 @@
 """The report as mail: a reply to the patch, each remark under the line that it is about.
 
-Headers are those of a reply (RFC 5322, section 3.6.4) and are complete for ``git send-email``, which
-adds sender, date and message id. Several mails are written as a mailbox.
+Headers are those of a reply (RFC 5322, section 3.6.4), all that ``git send-email`` does not add by
+itself: that are sender, date and message id. Several mails are written as a mailbox.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is reported: the findings of a change and of each of its patches, and what was let pass."""
+"""What is reported: findings of a change and of each of its patches, and what was let pass."""
 
 from __future__ import annotations
 
