@@ -131,14 +131,18 @@ def _header(message: Message, name: str) -> str:
     raw = message.get(name)
     if raw is None:
         return ""
-    words = []
     try:
         decoded = decode_header(raw)
     except (HeaderParseError, ValueError):
         decoded = [(str(raw), None)]
+    text, was_encoded = "", False
     for word, charset in decoded:
-        words.append(word if isinstance(word, str) else _decoded(word, charset))
-    return " ".join("".join(words).encode("utf-8", "replace").decode("utf-8", "replace").split())
+        # the space between encoded and other words is no part of either
+        if (charset is not None) != was_encoded:
+            text += " "
+        was_encoded = charset is not None
+        text += word if isinstance(word, str) else _decoded(word, charset)
+    return " ".join(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
 
 
 def _references(message: Message) -> tuple[str, ...]:
