@@ -87,7 +87,10 @@ def test_a_patch_ends_as_with_git_where_the_base_has_moved_on(
     old = text_of(lines, newline=old_newline)
     new = text_of(edited(lines, edits), newline=new_newline)
     patch = diff_of(old, new, context)
-    base = text_of(edited(lines, drift), newline=old_newline)
+    # git compares bytes: a last line without its end fits the beginning of another line, too, and
+    # what it writes then is damaged; here such a line fits the end of a file only
+    moved = lines if "\n\\ No newline" in patch else edited(lines, drift)
+    base = text_of(moved, newline=old_newline)
     if patch and base:
         assert by_us(base, patch) == by_git(base, patch)
 
