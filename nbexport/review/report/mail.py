@@ -29,6 +29,26 @@ _WIDTH = 72
 # Of more findings of one kind the first is told, the others are listed with it.
 _ALIKE_MAX = 3
 _LISTED_MAX = 12
+_ARTICLES = ("the ", "a ", "an ", "no ")
+# Rules whose findings are said with those of others that say more, if both are about one place.
+_TOLD_BY = (
+    {
+        "deprecated-gained-member": ("leak-through-base",),
+        "became-deprecated": (
+            "replacement-not-shipped",
+            "deprecation-without-note",
+            "migration-note-lacks-rename",
+        ),
+    }
+    | dict.fromkeys(
+        ("command-removed", "event-removed", "argument-removed", "argument-value-removed"),
+        ("removed-without-deprecation", "removed-before-two-releases"),
+    )
+    | dict.fromkeys(
+        ("argument-type-changed", "argument-type-narrowed", "result-type-changed"),
+        ("frozen-interface-changed",),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +121,9 @@ def _reply(patch: Patch, body: Sequence[str]) -> Reply:
     headers.append(("Subject", _encoded(f"Re: {subject}", "Subject")))
     if mail is not None:
         to = _addresses([mail.reply_to or mail.sender])
-        cc = [address for address in _addresses([mail.to, mail.cc]) if address not in to]
-        headers += [("To", _folded(to))] if to else []
-        headers += [("Cc", _folded(cc))] if cc else []
+        cc = {key: shown for key, shown in _addresses([mail.to, mail.cc]).items() if key not in to}
+        headers += [("To", ",\n ".join(to.values()))] if to else []
+        headers += [("Cc", ",\n ".join(cc.values()))] if cc else []
         if mail.message_id:
             headers.append(("In-Reply-To", mail.message_id))
             thread = [item for item in mail.references if item != mail.message_id]
@@ -117,18 +137,12 @@ def _reply(patch: Patch, body: Sequence[str]) -> Reply:
 
 
 def _addresses(fields: Iterable[str]) -> dict[str, str]:
-    """Return the addresses of header fields, each once, with the way to write it."""
-    pairs = getaddresses([field for field in fields if field])
-    return {
-        address.lower(): formataddr((name, address))
-        for name, address in reversed(pairs)
-        if "@" in address and address.isascii()
-    }
-
-
-def _folded(addresses: dict[str, str] | list[str]) -> str:
-    shown = list(addresses.values()) if isinstance(addresses, dict) else addresses
-    return ",\n ".join(shown)
+    """Return the addresses of header fields in lower case, and how each is written."""
+    found: dict[str, str] = {}
+    for name, address in getaddresses([field for field in fields if field]):
+        if "@" in address and address.isascii():
+            found.setdefault(address.lower(), formataddr((name, address)))
+    return found
 
 
 def _encoded(text: str, name: str) -> str:
@@ -189,6 +203,7 @@ class _Speaker:
     def __init__(self, review: Review | None, findings: Sequence[Finding]) -> None:
         self._review = review
         self._advised: set[str] = set()
+        self._ways: set[tuple[str, ...]] = set()
         self._likewise: dict[Finding, list[Finding]] = {}
         by_rule: dict[str, list[Finding]] = {}
         for finding in findings:
@@ -203,36 +218,68 @@ class _Speaker:
         return finding not in self._silent
 
     def remark(self, findings: Sequence[Finding], *, where: str = "") -> list[str]:
-        """Return the lines about one place: a paragraph for each finding, the worst one first."""
+        """Return the lines about one place: a paragraph for each thing, the worst one first."""
         lines: list[str] = []
-        ordered = sorted(findings, key=lambda item: -item.level)
-        way: tuple[str, ...] = ()
-        for finding in ordered:
-            if lines:
-                lines.append("")
-            sentences = [f"{where}{_sentence(finding.message)}"]
-            # a way is told once for all that is said of the same place
-            if len(finding.path) > 2 and finding.path != way:
-                way = finding.path
-                sentences.append(_way(way))
-            if finding.rule not in self._advised and finding.advice:
-                self._advised.add(finding.rule)
-                sentences.append(_sentence(finding.advice))
-            if self._review is not None and self._review.mended(finding):
-                sentences.append("A later patch of the series mends it.")
-            lines += _wrapped(" ".join(sentences), f"[{finding.rule}]")
-            if finding in self._likewise:
-                lines += _wrapped(_list(self._likewise[finding]))
+        told: set[str] = set()
+        by_rule: dict[str, list[Finding]] = {}
+        for finding in sorted(findings, key=lambda item: -item.level):
+            by_rule.setdefault(finding.rule, []).append(finding)
+        for rule, (finding, *others) in by_rule.items():
+            if _covers(by_rule, general=rule, element=finding.element):
+                continue
+            lines += [""] if lines else []
+            labels = [rule, *(name for name in by_rule if rule in _TOLD_BY.get(name, ()))]
+            labels = [name for name in labels if name not in told]
+            told |= set(labels)
+            lines += self._paragraph(finding, others, where, ", ".join(labels))
+        return lines
+
+    def _paragraph(
+        self, finding: Finding, others: Sequence[Finding], where: str, label: str
+    ) -> list[str]:
+        sentences = [where + _sentence(finding.message)]
+        if others:
+            names = [f"'{item.element.rpartition('.')[2]}'" for item in others]
+            sentences.append(f"The same goes for {', '.join(names)}.")
+        lines: list[str] = []
+        # how a base brings a member to a command is what no reader of a diff sees
+        if finding.path not in self._ways and any(
+            step.startswith("base ") for step in finding.path
+        ):
+            self._ways.add(finding.path)
+            lines = [*_wrapped(" ".join(sentences)), "", *_way(finding.path), ""]
+            sentences = []
+        if finding.rule not in self._advised and finding.advice:
+            self._advised.add(finding.rule)
+            sentences.append(_sentence(finding.advice))
+        if self._review is not None and self._review.mended(finding):
+            sentences.append("A later patch of the series mends it.")
+        lines += _wrapped(" ".join(sentences), f"[{label}]")
+        if finding in self._likewise:
+            lines += _wrapped(_list(self._likewise[finding]))
         return lines
 
 
+def _covers(by_rule: dict[str, list[Finding]], *, general: str, element: str) -> bool:
+    """Whether something that is said here anyway says more of the same."""
+    root = element.partition(".")[0]
+    return any(
+        item.element.partition(".")[0] == root
+        for name in _TOLD_BY.get(general, ())
+        for item in by_rule.get(name, ())
+    )
+
+
 def _sentence(text: str) -> str:
+    """Return a text with a full stop, and a capital where it begins with a word of English."""
+    if text.startswith(_ARTICLES):
+        text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _way(path: tuple[str, ...]) -> str:
-    """Tell how an element is reached: from a command, through types and bases."""
-    return f"It gets there through {', then '.join(path[1:-1])}."
+def _way(path: tuple[str, ...]) -> list[str]:
+    """Show how an element is reached: from a command, through types and bases."""
+    return _wrapped(" -> ".join(_glued(step) for step in path), margin="    ")
 
 
 def _list(findings: Sequence[Finding]) -> str:
@@ -242,7 +289,19 @@ def _list(findings: Sequence[Finding]) -> str:
     return f"Likewise {shown}{f' and {more} more' if more > 0 else ''}."
 
 
-def _wrapped(text: str, label: str = "") -> list[str]:
-    """Fill a paragraph; its label is the last word, never broken."""
-    words = f"{text} {label}" if label else text
-    return textwrap.wrap(words, _WIDTH, break_long_words=False, break_on_hyphens=False)
+def _glued(text: str) -> str:
+    """Return a text in one piece for `_wrapped`."""
+    return text.replace(" ", "\0")
+
+
+def _wrapped(text: str, label: str = "", margin: str = "") -> list[str]:
+    """Fill a paragraph; its label is the last word."""
+    lines = textwrap.wrap(
+        f"{text} {_glued(label)}" if label else text,
+        _WIDTH,
+        initial_indent=margin,
+        subsequent_indent=margin + margin[:2],
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\0", " ") for line in lines]

@@ -19,6 +19,7 @@ _NEAR = 16
 _BEFORE = 5
 _GAP_MIN = 4
 _OPENERS = ("{ '", "{'", "##")
+_DROPPED = ("diff --git ", "index ", "--- ", "old mode ", "new mode ", "similarity index ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,16 @@ def quoted(patch: Patch, remarks: Mapping[int, Sequence[str]], *, snip: str = "[
     out: list[str] = []
     last = -1
     for index in sorted(keep):
-        if index != last + 1:
-            _gap(out, snip)
+        skipped = patch.lines[last + 1 : index]
+        # what only git reads of a header is dropped without a word
+        if any(not line.startswith(_DROPPED) for line in skipped):
+            out.append(snip)
         out.append(_quote(patch.lines[index]))
         last = index
         if index in remarks:
             out += ["", *remarks[index], ""]
-    if last < len(patch.lines) - 1 and any(line.strip() for line in _rest(patch, last)):
-        _gap(out, snip)
+    if any(line.strip() for line in _rest(patch, last)):
+        out.append(snip)
     while out and not out[-1]:
         out.pop()
     return out
@@ -96,13 +99,6 @@ def _rest(patch: Patch, last: int) -> list[str]:
     if "-- " in lines:
         del lines[lines.index("-- ") :]
     return lines
-
-
-def _gap(out: list[str], snip: str) -> None:
-    """Mark that something is left out, once, and apart from the quotes."""
-    if out and out[-1]:
-        out.append("")
-    out += [snip, ""]
 
 
 def _quote(line: str) -> str:
@@ -125,7 +121,11 @@ def _kept(patch: Patch, targets: list[int]) -> set[int]:
         else:
             file, hunk = found
             first = file.hunks[0].place
-            keep |= set(range(file.place, first))
+            keep |= {
+                at for at in range(file.place, first) if not patch.lines[at].startswith(_DROPPED)
+            }
+            if file.new is None:
+                keep.add(first - 2)
             keep.add(hunk.place)
             start = max(_start(patch, hunk, target), said + 1)
             near = max((line for line in keep if line < start), default=-1)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Style = Callable[[str, str], str]
 
 _WIDTH = 96
+_NOTHING = "Nothing to mend."
 # SGR parameters: ECMA-48, 8.3.117.
 _COLOURS = {
     str(Level.BREAKING): "1;31",
@@ -94,7 +95,7 @@ def _paragraph(finding: Finding, style: Style, *, mended: bool = False) -> Itera
         yield from _wrapped("also", ", ".join(finding.also))
     if finding.old is not None and finding.old != place:
         yield from _wrapped("was", str(finding.old))
-    if finding.advice:
+    if finding.advice and finding.advice != _NOTHING:
         yield from _wrapped("fix", finding.advice)
     if mended:
         yield "  a later patch of the series mends it"
