@@ -15,19 +15,23 @@ _COMMANDS = {
     Level.BREAKING: "error",
     Level.RISKY: "warning",
     Level.NOTICE: "notice",
-    Level.INFO: "notice",
 }
 
 
 def as_github(review: Review) -> str:
     """Return one annotation a line for the findings of the change as a whole.
 
+    Findings of level ``info`` are left out: GitHub shows a few annotations only.
     Files of a patch are called what the patch calls them, which is where GitHub has them.
     """
     names: dict[str, str] = {}
     for step in review.steps:
         names |= step.step.applying.files
-    return "".join(f"{_annotation(finding, names)}\n" for finding in review.findings)
+    return "".join(
+        f"{_annotation(finding, names)}\n"
+        for finding in review.findings
+        if finding.level in _COMMANDS
+    )
 
 
 def _annotation(finding: Finding, names: dict[str, str]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbexport.review.finding import Finding
     from nbexport.review.report.model import Review
 
+_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 # Characters that XML 1.0 has no form for (production 2, Char).
 _NO_CHARACTER = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -32,7 +33,7 @@ def as_junit(review: Review) -> str:
     for key in ("tests", "failures"):
         suites.set(key, str(sum(int(suite.get(key, "0")) for suite in suites)))
     ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=False) + "\n"
+    return f"{_DECLARATION}\n{ET.tostring(suites, encoding='unicode')}\n"
 
 
 def _suite(suites: ET.Element, review: Review, name: str, findings: Sequence[Finding]) -> None:

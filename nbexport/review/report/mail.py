@@ -243,9 +243,9 @@ class _Speaker:
             sentences.append(f"The same goes for {', '.join(names)}.")
         lines: list[str] = []
         # how a base brings a member to a command is what no reader of a diff sees
-        if finding.path not in self._ways and any(
-            step.startswith("base ") for step in finding.path
-        ):
+        of_wire = not finding.rule.startswith(("doc-", "since-"))
+        through_base = any(step.startswith("base ") for step in finding.path)
+        if of_wire and through_base and finding.path not in self._ways:
             self._ways.add(finding.path)
             lines = [*_wrapped(" ".join(sentences)), "", *_way(finding.path), ""]
             sentences = []

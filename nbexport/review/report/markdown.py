@@ -39,10 +39,9 @@ def code(text: str) -> str:
 def _lines(review: Review) -> Iterator[str]:
     yield "# Review of an interface change"
     yield ""
-    yield f"From {code(review.old)} to {code(review.new)}"
-    if review.release is not None:
-        yield f"for release {escaped(review.release)}"
-    yield f"— **{counted(review.findings)}**."
+    release = f" for release {escaped(review.release)}" if review.release is not None else ""
+    change = f"From {code(review.old)} to {code(review.new)}{release}"
+    yield f"{change}: **{counted(review.findings)}**."
     yield ""
     if len(review.steps) > 1:
         for step in review.steps:
