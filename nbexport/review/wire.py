@@ -6,6 +6,7 @@ which a member is reached, and compared by nobody.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -158,7 +159,10 @@ def place_of(entity: Entity, line: int = 0) -> Place | None:
     if info is None:
         return None
     context = f"{info.meta} '{info.name}'" if info.meta else ""
-    return Place(info.path, line or info.line, context)
+    path = info.path
+    if "/../" in path:
+        path = posixpath.normpath(path)
+    return Place(path, line or info.line, context)
 
 
 def base_path(kind: ObjectType, member: Member) -> tuple[str, ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
-from nbexport.qapi.model import Command, Event, ObjectType
+from nbexport.qapi.model import Command, ObjectType
 from nbexport.review.compare import Kind
 from nbexport.review.context import branch, releases_between
 from nbexport.review.finding import Direction, Level
@@ -202,26 +201,24 @@ def _lacks_rename(rule: Rule, subject: Subject) -> Iterator[Finding]:
 def _renames(subject: Subject, old: str, new: str) -> Iterator[tuple[str, str]]:
     """Give the arguments of a command that its replacement has not, or has in another form."""
     was, now = subject.arguments(old), subject.arguments(new)
+    # what leaks into the old command just now is no argument that its clients know
+    known = subject.arguments(old, old=True) or was
     side = subject.new_side
     for name, member in was.items():
         text = type_text(side, member.type)
         after = now.get(name)
         if after is None:
-            near = difflib.get_close_matches(name, [key for key in now if key not in was], 1, 0.8)
+            near = difflib.get_close_matches(name, [key for key in now if key not in known], 1, 0.8)
             if near:
-                yield (
-                    name,
-                    (
-                        f"has '{near[0]}' ({type_text(side, now[near[0]].type)}) for '{name}' ({text})"
-                    ),
-                )
+                form = type_text(side, now[near[0]].type)
+                yield name, f"has '{near[0]}' ({form}) for '{name}' ({text})"
             else:
                 yield name, f"has no '{name}'"
         elif text != type_text(side, after.type):
             yield name, f"has '{name}' as {type_text(side, after.type)}, not {text}"
 
 
-# -- something goes ---------------------------------------------------------------------------------
+# -- something goes ------------------------------------------------------------------------------
 
 
 def _removed(subject: Subject) -> Iterator[tuple[Difference, str]]:

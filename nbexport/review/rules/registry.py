@@ -6,12 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nbexport.review.finding import Direction, Level
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nbexport.review.finding import Finding
+    from nbexport.review.finding import Direction, Finding, Level
     from nbexport.review.rules.subject import Subject
 
     Check = Callable[["Rule", Subject], Iterable[Finding]]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nbexport.qapi.docs import Section
+    from nbexport.qapi.model import Entity
     from nbexport.review.facts import Difference
     from nbexport.review.finding import Finding
     from nbexport.review.rules.subject import Subject
@@ -149,7 +150,9 @@ def _rewritten(rule: Rule, subject: Subject) -> Iterator[Finding]:
         before = subject.old.entities.get(name)
         if not isinstance(before, Command | Event) or entity.doc is None:
             continue
-        parts = [(name, entity.doc.since, before.doc.since if before.doc else None, entity)]
+        parts: list[tuple[str, str | None, str | None, Entity]] = [
+            (name, entity.doc.since, before.doc.since if before.doc else None, entity)
+        ]
         for argument, member in subject.arguments(name).items():
             now = _remark(subject, member, old=False)
             old = subject.arguments(name, old=True).get(argument)

@@ -87,8 +87,8 @@ class Subject:
             message += " (no release has it yet)"
         others = () if reach else difference.roots[1:]
         if others:
-            message += f"; so does {others[0]}" if len(others) == 1 else ""
-            message += f"; so do {len(others)} others" if len(others) > 1 else ""
+            message += f"; likewise {others[0]}" if len(others) == 1 else ""
+            message += f"; likewise {len(others)} others" if len(others) > 1 else ""
         return Finding(
             rule.id,
             level,

@@ -100,7 +100,7 @@ _LINES = (
         _KEEP,
         change(plain("'command': 'stop'", "'command': 'go'"), plain("'command': 'go'")),
         change(
-            plain("'command': 'go'", "'struct': 'S', 'data': {}"), plain("'command': 'go'"),
+            plain("'command': 'go'", "'struct': 'State', 'data': {}"), plain("'command': 'go'"),
         ),
         "command-added",
         companions=("removed-without-deprecation",),
@@ -140,9 +140,9 @@ _LINES = (
         _KEEP,
         change(call(_BOTH), call(_TEXT_NAME)),
         change(
-            "{ 'struct': 'B', 'data': { '*size': 'int' } }\n"
-            "{ 'struct': 'A', 'base': 'B', 'data': { 'name': 'str' } }\n"
-            + call("'A'"),
+            "{ 'struct': 'Size', 'data': { '*size': 'int' } }\n"
+            "{ 'struct': 'Map', 'base': 'Size', 'data': { 'name': 'str' } }\n"
+            + call("'Map'"),
             call(_BOTH),
         ),
         "argument-added",
@@ -432,7 +432,10 @@ _FLAG_LINES = (
         "Clients that send it with exec-oob are refused.",
         "Keep allow-oob.",
         change(plain(f"{_GO}, 'allow-oob': true"), plain(_GO)),
-        change(plain(f"{_GO}, 'allow-oob': false"), plain(_GO)),
+        change(
+            plain(f"{_GO}, 'allow-oob': true"),
+            plain(f"{_GO}, 'allow-oob': true, 'allow-preconfig': true"),
+        ),
         "oob-gained",
         only=_named("out-of-band"),
     ),
@@ -452,7 +455,10 @@ _FLAG_LINES = (
         "Clients that send it in the preconfig state are refused.",
         "Keep allow-preconfig.",
         change(plain(f"{_GO}, 'allow-preconfig': true"), plain(_GO)),
-        change(plain(f"{_GO}, 'allow-preconfig': false"), plain(_GO)),
+        change(
+            plain(f"{_GO}, 'allow-preconfig': true"),
+            plain(f"{_GO}, 'allow-preconfig': true, 'allow-oob': true"),
+        ),
         "preconfig-gained",
         only=_named("preconfig"),
     ),
@@ -472,7 +478,7 @@ _FLAG_LINES = (
         "Clients that wait for the answer wait forever.",
         "Keep the answer.",
         change(plain(_GO), plain(f"{_GO}, 'success-response': false")),
-        change(plain(_GO), plain(f"{_GO}, 'success-response': true")),
+        change(plain(_GO), plain(f"{_GO}, 'gen': false")),
         "reply-gained",
         only=_named("reply"),
     ),
@@ -482,8 +488,10 @@ _FLAG_LINES = (
         "Clients that expect no answer take it for that of their next command.",
         "Make it a command of another name.",
         change(plain(f"{_GO}, 'success-response': false"), plain(_GO)),
-        change(plain(f"{_GO}, 'success-response': false"),
-               plain(f"{_GO}, 'success-response': false, 'gen': true")),
+        change(
+            plain(f"{_GO}, 'success-response': false"),
+            plain(f"{_GO}, 'success-response': false, 'allow-oob': true"),
+        ),
         "reply-lost",
         only=_named("reply"),
     ),
@@ -493,7 +501,7 @@ _FLAG_LINES = (
         "Commands with arguments that the schema does not have are refused.",
         "Describe in the schema what was taken before.",
         change(plain(f"{_GO}, 'gen': false"), plain(_GO)),
-        change(plain(f"{_GO}, 'gen': true"), plain(_GO)),
+        change(plain(f"{_GO}, 'gen': false"), plain(f"{_GO}, 'gen': false, 'allow-oob': true")),
         "arguments-unchecked",
         only=_named("checked"),
     ),
@@ -503,7 +511,7 @@ _FLAG_LINES = (
         "Clients do not learn from the schema what they can send.",
         "Describe the arguments in the schema.",
         change(plain(_GO), plain(f"{_GO}, 'gen': false")),
-        change(plain(_GO), plain(f"{_GO}, 'gen': true")),
+        change(plain(_GO), plain(f"{_GO}, 'success-response': false")),
         "arguments-checked",
         only=_named("checked"),
     ),
