@@ -216,10 +216,8 @@ def parse_policy(text: str, path: str, rules: Collection[str]) -> Policy:
     except tomllib.TOMLDecodeError as error:
         reason, _, place = str(error).partition(" (at ")
         where = re.match(r"line (\d+), column (\d+)", place)
-        shown = f"{path}:{where[1]}:{where[2]}" if where else path
-        raise PolicyError(
-            f"{shown}: {reason}{'' if where or not place else f' (at {place}'}"
-        ) from error
+        line = f"{where[1]}:{where[2]}" if where else str(text.rstrip("\n").count("\n") + 1)
+        raise PolicyError(f"{path}:{line}: {reason}") from error
     return _Reader(text, path, rules).run(content)
 
 

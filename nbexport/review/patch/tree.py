@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from nbexport.review.patch.series import Patch
     from nbexport.sources.text import TextSource
 
-# Where QEMU's tree has the list of what is deprecated: since 6.1, 5.1 and 4.2, and in older ones.
+# Where QEMU's tree has the list of what is deprecated: since 6.1, since 5.1, before; and where a
+# schema by itself has one.
 DEPRECATION_DOCS = (
     "docs/about/deprecated.rst",
     "docs/system/deprecated.rst",
@@ -130,7 +131,8 @@ class Tree:
 
     def deprecations(self) -> str | None:
         """Return the text of the document that lists what is deprecated, None if there is none."""
-        for name in DEPRECATION_DOCS:
+        beside = posixpath.join(self._folder, DEPRECATION_DOCS[-1])
+        for name in (*DEPRECATION_DOCS, beside):
             if self.has_file(name):
                 return self.read(name)
         return None

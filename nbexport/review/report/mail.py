@@ -17,7 +17,7 @@ from nbexport.review.finding import Level
 from nbexport.review.report.quoting import place, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nbexport.review.finding import Finding
     from nbexport.review.patch import Patch
@@ -175,10 +175,9 @@ def _body(review: Review, patch: Patch, findings: Sequence[Finding]) -> list[str
     remarks = {line: speaker.remark(items) for line, items in sorted(placed.under.items())}
     lines = [*_attribution(patch), *quoted(patch, remarks)]
     if placed.elsewhere:
-        lines += ["", "Of what the lines above do not show:"] if remarks else [""]
+        lines += ["", "Of lines that the patch does not show:"]
         for item in placed.elsewhere:
-            at = item.new or item.old
-            lines += ["", *speaker.remark([item], where=f"{at}: " if at is not None else "")]
+            lines += ["", *speaker.remark([item], where=_where(item, step.applying.files))]
     return lines + _signature()
 
 
@@ -187,9 +186,14 @@ def _whole(findings: Sequence[Finding]) -> list[str]:
     lines = ["", *_wrapped("No patch by itself, but the series as a whole does this:")]
     for item in findings:
         if speaker.speaks_of(item):
-            at = item.new or item.old
-            lines += ["", *speaker.remark([item], where=f"{at}: " if at is not None else "")]
+            lines += ["", *speaker.remark([item], where=_where(item, {}))]
     return lines
+
+
+def _where(finding: Finding, names: Mapping[str, str]) -> str:
+    """Return file and line as the beginning of a sentence; files as the patch calls them."""
+    place = finding.new or finding.old
+    return "" if place is None else f"{names.get(place.file, place.file)}:{place.line}: "
 
 
 class _Speaker:
