@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from nbexport.review.report.model import counted, route
+from nbexport.review.report.model import NOTHING, counted, route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,11 +84,11 @@ def _item(finding: Finding, *, mended: bool = False) -> Iterator[str]:
     place = finding.new or finding.old
     where = f" ({code(str(place))})" if place is not None else ""
     yield f"- **{finding.level}** {code(finding.rule)}: {escaped(finding.message)}{where}"
-    if way := route(finding):
-        yield f"  - reached by {' → '.join(code(step) for step in finding.path)}" if way else ""
+    if route(finding):
+        yield f"  - reached by {' → '.join(code(step) for step in finding.path)}"
     if finding.also:
         yield f"  - also {', '.join(map(code, finding.also))}"
-    if finding.advice:
+    if finding.advice and finding.advice != NOTHING:
         yield f"  - {escaped(finding.advice)}"
     if mended:
         yield "  - A later patch of the series mends it."

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from nbexport.review.patch import PatchedSchemas, Step
     from nbexport.review.policy import Ignored
 
+NOTHING = "Nothing to mend."
+"""The advice that is none; forms for people leave it out."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepReview:

@@ -30,7 +30,10 @@ like it that it does not.
 
 Levels, the worst first: **breaking**, clients of released versions fail; **risky**, they may, or a
 promise of the deprecation policy is not kept; **notice**, to be looked at; **info**, a change that
-is none of these. Besides the registry there is `{EXPIRED}` (notice). {_EXPIRED_TEXT}
+is none of these.
+
+Besides the registry there is `{EXPIRED}` (notice):
+{textwrap.fill(_EXPIRED_TEXT, 100)}
 """
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
 from nbexport.review.finding import Level
-from nbexport.review.report.model import counted, route
+from nbexport.review.report.model import NOTHING, counted, route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     Style = Callable[[str, str], str]
 
 _WIDTH = 96
-_NOTHING = "Nothing to mend."
 # SGR parameters: ECMA-48, 8.3.117.
 _COLOURS = {
     str(Level.BREAKING): "1;31",
@@ -26,6 +26,7 @@ _COLOURS = {
     str(Level.INFO): "2",
     "title": "1",
 }
+_OWN = re.compile("(\033\\[(?:0|1|2|36|1;31|1;33)m)")
 
 
 def as_text(review: Review, *, colour: bool = False) -> str:
@@ -36,7 +37,18 @@ def as_text(review: Review, *, colour: bool = False) -> str:
         colour: whether to set levels and titles off.
     """
     style = _coloured if colour else _plain
-    return "\n".join(_lines(review, style)) + "\n"
+    return "\n".join(map(_shown, _lines(review, style))) + "\n"
+
+
+def _shown(line: str) -> str:
+    """Return a line in which a terminal finds no command but our colours.
+
+    Subjects of mails and names of files are other people's words.
+    """
+    return "".join(
+        piece if index % 2 else "".join(c if c.isprintable() else "\ufffd" for c in piece)
+        for index, piece in enumerate(_OWN.split(line))
+    )
 
 
 def _plain(text: str, _kind: str) -> str:
@@ -95,7 +107,7 @@ def _paragraph(finding: Finding, style: Style, *, mended: bool = False) -> Itera
         yield from _wrapped("also", ", ".join(finding.also))
     if finding.old is not None and finding.old != place:
         yield from _wrapped("was", str(finding.old))
-    if finding.advice and finding.advice != _NOTHING:
+    if finding.advice and finding.advice != NOTHING:
         yield from _wrapped("fix", finding.advice)
     if mended:
         yield "  a later patch of the series mends it"
