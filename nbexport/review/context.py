@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +29,9 @@ class History(Protocol):
     def schema(self, release: str) -> Schema:
         """Return the schema of one of them."""
 
+    def deprecated_by_list(self, element: str) -> str | None:
+        """Return the release whose list of deprecations has an element first, None for none."""
+
 
 class PackageHistory:
     """The interfaces of the NBD-export family that travel with the package."""
@@ -40,6 +44,24 @@ class PackageHistory:
     def schema(self, release: str) -> Schema:
         """Return the schema of one of them."""
         return load_release(interface_of(release))
+
+    def deprecated_by_list(self, element: str) -> str | None:
+        """Return the release whose list of deprecations has an element first, None for none."""
+        names = _items(element)
+        found = (entry for entry in known.deprecations() if entry.item in names)
+        return next((entry.deprecated for entry in found), None)
+
+
+def _items(element: str) -> set[str]:
+    """Return what a list of deprecations may call an element: ``migrate blk``."""
+    plain = re.sub(r"\[[^\]]*\]", "", element)
+    root, _, rest = plain.partition(".")
+    if not rest:
+        return {plain.replace("=", " ")}
+    result, rest = rest.startswith("returns."), rest.removeprefix("returns.")
+    last = re.split(r"[.=]", rest)[-1]
+    word = "result " if result else ""
+    return {f"{root} {word}{rest}", f"{root} {word}{last}"}
 
 
 class Schemas:
@@ -57,6 +79,10 @@ class Schemas:
         """Return the schema of one of them."""
         return self._schemas[release]
 
+    def deprecated_by_list(self, element: str) -> str | None:  # noqa: ARG002 - the protocol's
+        """Return None: a schema is no list of deprecations."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -65,6 +91,8 @@ class Context:
     Args:
         release: the release under development, ``5.2``, in which the new schema will ship. None
             if it is not known; then nothing is said of what depends on it.
+        old_release: the release that the old schema is that of, or was made for. None if it is not
+            known; then no other release is taken to lie between the two schemas.
         window: in how many releases something works on after its deprecation, the one that
             deprecates it included.
         history: schemas of earlier releases. None if there are none; then the old schema counts
@@ -74,14 +102,16 @@ class Context:
     """
 
     release: str | None = None
+    old_release: str | None = None
     window: int = 2
     history: History | None = None
     deprecation_notes: str | None = None
     old_deprecation_notes: str | None = None
 
     def __post_init__(self) -> None:
-        if self.release is not None:
-            parse_release(self.release)
+        for name in (self.release, self.old_release):
+            if name is not None:
+                parse_release(name)
         if self.window < 1:
             raise UsageError(f"deprecation window {self.window} is less than one release")
 
@@ -145,6 +175,11 @@ class Past:
     def first_deprecated(self, element: str) -> str | None:
         """Return the release since which an element is deprecated without a break."""
         since = None
+        if self._history is not None:
+            since = self._history.deprecated_by_list(element)
+        if since is not None and (self._limit is None or branch(since) < self._limit):
+            return since
+        since = None
         for release, state in self._states(element):
             if state is None or "deprecated" not in state:
                 since = None
@@ -155,6 +190,13 @@ class Past:
     def has(self, element: str, release: str) -> bool:
         """Whether a release has an element."""
         return find(self._side(release), element) is not None
+
+
+def releases_after(first: str, last: str) -> list[str]:
+    """Return the known releases of the main line behind one, up to another one, and that one."""
+    main = {branch(entry.name) for entry in known.releases() if not entry.is_stable}
+    main.add(branch(last))
+    return [f"{a}.{b}" for a, b in sorted(main) if branch(first) < (a, b) <= branch(last)]
 
 
 def releases_between(first: str, last: str) -> int:

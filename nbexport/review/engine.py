@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nbexport.review.context import Context, History, PackageHistory, Schemas
@@ -24,13 +25,23 @@ def review(old: LoadedSchema, new: LoadedSchema, context: Context | None = None)
     Args:
         old: the schema before.
         new: the schema after.
-        context: what else is known; None for nothing.
+        context: what else is known. Releases that it does not name are those of the sources, where
+            these tell.
 
     Returns:
         The findings: the heaviest first, those of one level by file and line of the new schema,
         then by element. The same input gives the same list.
     """
+    context = context or Context()
+    if context.release is None and new.release is not None:
+        context = replace(context, release=_text(new.release))
+    if context.old_release is None and old.release is not None:
+        context = replace(context, old_release=_text(old.release))
     return review_schemas(old.schema, new.schema, context)
+
+
+def _text(release: tuple[int, ...]) -> str:
+    return ".".join(map(str, (*release, 0)[:2]))
 
 
 def review_schemas(

@@ -54,6 +54,13 @@ class _Known:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
+        kinds = list(schema.types())
+        values = [_own(kind) for kind in kinds if isinstance(kind, EnumType)]
+        # capabilities and the like are spoken of anywhere, and values may stand for members
+        self._values = set(schema.entities).union(*values)
+        self._all = self._values.union(
+            *(_own(kind) for kind in kinds if isinstance(kind, ObjectType))
+        )
         # for each definition the names of those that use it: a struct's text may speak of the
         # command that takes it, or of its neighbours there
         self._above: dict[str, set[str]] = {}
@@ -64,7 +71,9 @@ class _Known:
 
     def names(self, entity: Entity) -> set[str]:
         """Return the names for one definition's comment."""
-        found = set(self._schema.entities) | _own(entity)
+        if isinstance(entity, EnumType):
+            return self._all
+        found = self._values | _own(entity)
         found |= {feature.name for feature in entity.features}
         for kind in _parts(entity):
             found |= _own(_core(kind))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from nbexport.qapi.findings import owner_name
 from nbexport.qapi.model import ArrayType, Command, Event, Member, Type
 from nbexport.review.compare import Kind
-from nbexport.review.context import branch
+from nbexport.review.context import branch, releases_after
 from nbexport.review.finding import Direction, Level, Place
 from nbexport.review.rules.examples import DATED, MISDATED, UNDATED, WELL_DATED
 from nbexport.review.rules.registry import Rule, Taxonomy, register
+from nbexport.review.rules.subject import since_of
 from nbexport.review.wire import place_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
             # a definition that is new itself dates its members
             section = _section(subject, difference)
             key = difference.owner, difference.name
-            if section is not None and section.since is None and key not in told:
+            if section is not None and since_of(section) is None and key not in told:
                 told.add(key)
                 message = (
                     f"the documentation of {difference.element} does not tell since when it exists"
@@ -62,7 +63,7 @@ def _wrong(rule: Rule, subject: Subject) -> Iterator[Finding]:
             continue
         since, place = claimed
         wanted = _expected(subject, difference)
-        if wanted and all(branch(since) != branch(one) for one in wanted):
+        if wanted and not any(branch(since) == branch(one) for one in wanted):
             told.add(key)
             message = _message(difference.element, since, wanted)
             yield subject.note(
@@ -77,10 +78,9 @@ def _wrong(rule: Rule, subject: Subject) -> Iterator[Finding]:
 
 
 def _message(element: str, since: str, wanted: Iterable[str]) -> str:
-    return (
-        f"the documentation says that {element} exists since {since}; it is "
-        f"{' or '.join(sorted(set(wanted), key=branch))}"
-    )
+    names = sorted(set(wanted), key=branch)
+    shown = f"one of {names[0]} to {names[-1]}" if len(names) > 2 else " or ".join(names)
+    return f"the documentation says that {element} exists since {since}; it is {shown}"
 
 
 def _claimed(subject: Subject, difference: Difference) -> tuple[str, Place | None] | None:
@@ -94,8 +94,9 @@ def _claimed(subject: Subject, difference: Difference) -> tuple[str, Place | Non
     section = doc.section("Since")
     if difference.kind in _PARTS:
         remark = _section(subject, difference)
-        if remark is not None and remark.since is not None:
-            return remark.since, _since_line(entity, remark)
+        dated = since_of(remark) if remark is not None else None
+        if remark is not None and dated is not None:
+            return dated, _since_line(entity, remark)
         if owner_name(difference.owner) in subject.old.entities:
             # the definition's own release is older than this part of it
             return None
@@ -129,16 +130,22 @@ def _claimed_by_type(subject: Subject, difference: Difference) -> tuple[str, Pla
 def _expected(subject: Subject, difference: Difference) -> list[str]:
     """Return the releases that would be right; none if nothing tells."""
     release = subject.context.release
+    if release is None:
+        now = []
+    elif subject.gap:
+        # any of the releases in between
+        assert subject.context.old_release is not None
+        now = releases_after(subject.context.old_release, release)
+    else:
+        now = [release]
     if difference.kind in _TYPES:
-        return [release] if release is not None else []
+        return now
     found = [
         first
         for first in (subject.past.first(reach.element) for reach in difference.reaches)
         if first is not None
     ]
-    if found:
-        return found
-    return [release] if release is not None else []
+    return found or now
 
 
 def _rewritten(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -175,7 +182,7 @@ def _remark(subject: Subject, member: Member, *, old: bool) -> str | None:
     schema = subject.old if old else subject.new
     entity = schema.entities.get(owner_name(member.defined_in))
     section = entity.doc.members.get(member.name) if entity is not None and entity.doc else None
-    return section.since if section is not None else None
+    return since_of(section) if section is not None else None
 
 
 _COMPANIONS = (

@@ -16,7 +16,7 @@ from nbexport.qapi.model import (
     Member,
     ObjectType,
 )
-from nbexport.review.context import Past, branch
+from nbexport.review.context import Past, branch, releases_between
 from nbexport.review.facts import differences
 from nbexport.review.finding import Direction, Finding, Level, Place
 from nbexport.review.lookup import find
@@ -24,7 +24,7 @@ from nbexport.review.wire import Side
 
 if TYPE_CHECKING:
     from nbexport.qapi import Schema
-    from nbexport.qapi.docs import Doc
+    from nbexport.qapi.docs import Doc, Section
     from nbexport.qapi.model import Entity, Type
     from nbexport.review.compare import Part
     from nbexport.review.context import Context
@@ -132,6 +132,12 @@ class Subject:
             return False
         return not self.dated_now(entity.doc.since if entity.doc else None)
 
+    @cached_property
+    def gap(self) -> bool:
+        """Whether further releases lie between the two schemas, of which nothing may be known."""
+        old, new = self.context.old_release, self.context.release
+        return old is not None and new is not None and releases_between(old, new) > 1
+
     def dated_now(self, since: str | None) -> bool:
         """Whether a release named by documentation is the one under development."""
         if since is None or self.context.release is None:
@@ -221,6 +227,15 @@ class Subject:
         """Return the paragraphs about a name of the new list of deprecations."""
         notes = self.context.deprecation_notes
         return paragraphs_about(notes, name) if notes else ""
+
+
+_SINCE = re.compile(r"(?:^|[(,;])\s*since:?\s+(\d+\.\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+def since_of(section: Section) -> str | None:
+    """Return the release of a remark such as ``(default: auto, since 8.2)`` or ``since 8.2``."""
+    match = _SINCE.search(" ".join(section.text.split()))
+    return match[1] if match else None
 
 
 def has_feature(part: Part | Entity | None, name: str) -> bool:
