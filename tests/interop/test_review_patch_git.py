@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import json
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reviews import SERIES
 
+from nbexport.cli.main import cli
+from nbexport.review.patch import apply_series, parse_series
 from nbexport.review.patch.apply import Line, apply_hunks, split_lines
 from nbexport.review.patch.diff import parse_diff
 from nbexport.review.patch.errors import PatchError
@@ -103,3 +108,79 @@ def test_less_context_is_enough_where_git_is_told_so_too(lines, edits, drift, co
     base = text_of(edited(lines, drift))
     if patch and base:
         assert by_us(base, patch, context) == by_git(base, patch, f"-C{context}")
+
+
+# -- a repository ---------------------------------------------------------------------------------
+
+
+def run(folder, *words):
+    done = subprocess.run(
+        [
+            "git",
+            "-c",
+            "user.name=A Contributor",
+            "-c",
+            "user.email=contributor@example.org",
+            *words,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C"},
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A tree laid out like QEMU's whose commits are the revisions, v3 to v6 on top of the base."""
+    folder = tmp_path_factory.mktemp("repository")
+    run(folder, "init", "--quiet", "--initial-branch=main")
+    for revision in ("base", "v3", "v4", "v5", "v6"):
+        for name, place in (("block-export.json", "qapi"), ("deprecated.rst", "docs/about")):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(SERIES / revision / name, folder / place / name)
+        text = (SERIES / revision / "schema.json").read_text()
+        (folder / "qapi" / "qapi-schema.json").write_text(text)
+        shutil.copytree(SERIES / "common", folder / "common", dirs_exist_ok=True)
+        (folder / "blockdev.c").write_text(f"/* {revision} */\n")
+        run(folder, "add", "--all")
+        run(folder, "commit", "--quiet", "--message", f"nbd: revision {revision}: Größe")
+        run(folder, "tag", revision)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--attach",), ("-M", "--patience", "-U8"), ("--no-prefix",)]
+)
+def test_a_series_of_format_patch_leads_to_the_last_commit(repository, options):
+    box = run(repository, "format-patch", "--stdout", "--cover-letter", "-v2", *options, "base..v6")
+    series = parse_series(box.encode(), name="series")
+    assert [patch.number for patch in series.patches] == [1, 2, 3, 4]
+    assert series.cover is not None
+    assert series.patches[0].title == "nbd: revision v3: Größe"
+    done = apply_series(series, f"git:{repository}@base")
+    for step, revision in zip(done.steps, ("v3", "v4", "v5", "v6"), strict=True):
+        assert step.applying.skipped == ["blockdev.c"]
+        expected = run(repository, "show", f"{revision}:qapi/block-export.json")
+        at = step.new.schema.entities["block-export-add"].info
+        assert at.path == "qapi/block-export.json"
+        start = expected.split("\n").index("{ 'command': 'block-export-add',") + 1
+        assert at.line == start
+        assert step.notes[1] == run(repository, "show", f"{revision}:docs/about/deprecated.rst")
+
+
+def test_git_diff_is_reviewed_as_the_commits_are(repository):
+    patch = run(repository, "diff", "base", "v5")
+    words = ["review", "--no-config", "--release", "5.2", "--format", "json"]
+    two = CliRunner().invoke(cli, [*words, f"git:{repository}@base", f"git:{repository}@v5"])
+    one = CliRunner().invoke(cli, [*words, "--patch", "-", f"git:{repository}@base"], input=patch)
+    assert (two.exit_code, one.exit_code) == (1, 1)
+    findings = [
+        {(item["rule"], item["element"]) for item in json.loads(result.output)["findings"]}
+        for result in (two, one)
+    ]
+    assert findings[0] == findings[1]
+    assert ("leak-through-base", "nbd-server-add.bitmaps") in findings[0]

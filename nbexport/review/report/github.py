@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
 from nbexport.review.finding import Level
@@ -38,7 +39,7 @@ def _annotation(finding: Finding, names: dict[str, str]) -> str:
     place = finding.new or finding.old
     properties = {"title": finding.rule}
     if place is not None:
-        name = names.get(place.file, place.file)
+        name = names.get(normpath(place.file), place.file)
         properties = {"file": name, "line": str(place.line)} | properties
     listed = ",".join(f"{key}={escape(value, ',:')}" for key, value in properties.items())
     parts = [finding.message]

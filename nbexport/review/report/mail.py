@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import dataclass
 from email.header import Header
 from email.utils import formataddr, getaddresses, parseaddr
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
 from nbexport import __version__
@@ -193,7 +194,7 @@ def _whole(findings: Sequence[Finding]) -> list[str]:
 def _where(finding: Finding, names: Mapping[str, str]) -> str:
     """Return file and line as the beginning of a sentence; files as the patch calls them."""
     place = finding.new or finding.old
-    return "" if place is None else f"{names.get(place.file, place.file)}:{place.line}: "
+    return "" if place is None else f"{names.get(normpath(place.file), place.file)}:{place.line}: "
 
 
 class _Speaker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from posixpath import normpath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _line_of(finding: Finding, places: Places) -> int | None:
     sides = [(finding.new, places.new), (finding.old, places.old)]
     shown: list[tuple[int, bool]] = []
     for at, known in sides:
-        found = known.get((at.file, at.line)) if at is not None else None
+        # an include of "../x.json" is called "qapi/../x.json" by the schema
+        found = known.get((normpath(at.file), at.line)) if at is not None else None
         if found is not None:
             shown.append(found)
     changed = [line for line, is_changed in shown if is_changed]
