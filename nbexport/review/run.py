@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbexport.errors import SourceError, UsageError
+from nbexport.resources import data_path
 from nbexport.review.context import Context, PackageHistory
 from nbexport.review.engine import review
 from nbexport.review.finding import Level
+from nbexport.review.patch import apply_series, make_patch, parse_series, read_patch
 from nbexport.review.patch.tree import Tree
 from nbexport.review.policy import EXPIRED, Policy
 from nbexport.review.report.model import Review, StepReview
 from nbexport.review.rules import RULES
+from nbexport.sources import load
 from nbexport.sources.load import RELEASE
 from nbexport.sources.text import TextSource
 from nbexport.timeline import releases as known
@@ -75,6 +79,57 @@ def deprecations_of(source: str) -> str | None:
     except (SourceError, UsageError, OSError, UnicodeDecodeError):
         # what has no text has no such document either; errors of the source are the loader's
         return None
+
+
+def find_source(name: str) -> str:
+    """Return a schema source, or the revision of a patch series that travels with the package.
+
+    Args:
+        name: ``multiple-bitmaps/v5``, say, or whatever `nbexport.sources.load` takes; a folder of
+            that name here comes first.
+    """
+    if not Path(name).exists() and ":" not in name:
+        folder = data_path("series") / name
+        if (folder / "schema.json").is_file():
+            return str(folder)
+    return name
+
+
+def review_sources(old: str, new: str, settings: Settings | None = None) -> Review:
+    """Load two schema sources and review the change between them.
+
+    Raises:
+        QapiError: one of them is no schema.
+        SourceError: one of them cannot be had.
+        UsageError: an unknown release.
+    """
+    sources = find_source(old), find_source(new)
+    notes = deprecations_of(sources[0]), deprecations_of(sources[1])
+    return review_schemas(load(sources[0]), load(sources[1]), settings or Settings(), notes=notes)
+
+
+def review_change(old: str, new: str, patch: str = "", settings: Settings | None = None) -> Review:
+    """Review a patch on top of a source; without one, the patch that leads to another source.
+
+    Args:
+        old: the source that the patch is for.
+        new: another source, of which the patch is made where none is given.
+        patch: a file with a diff, a mail or a series; empty for none.
+        settings: how to review.
+
+    Raises:
+        PatchError: the patch cannot be read or does not apply.
+        QapiError: a source is no schema.
+        SourceError: a source cannot be had.
+        UsageError: a source is no text, or nothing differs.
+    """
+    base = find_source(old)
+    if patch:
+        series = read_patch(patch)
+    else:
+        text = make_patch(base, find_source(new))
+        series = parse_series(text.encode("utf-8", "surrogateescape"), name=f"{old} to {new}")
+    return review_patches(apply_series(series, base), settings or Settings())
 
 
 def review_schemas(

@@ -8,6 +8,7 @@ before and after each patch.
 from __future__ import annotations
 
 from nbexport.review.patch.errors import PatchError
+from nbexport.review.patch.make import make_patch
 from nbexport.review.patch.series import Patch, Series, parse_series, read_patch
 from nbexport.review.patch.steps import PatchedSchemas, Step, apply_series
 
@@ -18,6 +19,7 @@ __all__ = [
     "Series",
     "Step",
     "apply_series",
+    "make_patch",
     "parse_series",
     "read_patch",
 ]
