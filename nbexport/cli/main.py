@@ -22,6 +22,7 @@ _COMMANDS = {
     "migrate": ("nbexport.cli.migrate:migrate_command", "Plan what to call instead, and when."),
     "qapi": ("nbexport.cli.qapi:qapi_group", "Look at QAPI schemas, and check them."),
     "qmp": ("nbexport.cli.qmp:qmp_command", "Run emulated QMP monitors of a QEMU release."),
+    "review": ("nbexport.cli.review:review_command", "Review a change of an interface."),
     "run": ("nbexport.cli.notebooks:run_command", "Run one notebook with parameters."),
     "serve": ("nbexport.cli.nbd:serve_command", "Serve a disk image and its bitmaps over NBD."),
     "site": ("nbexport.cli.notebooks:site_command", "Run the notebooks and build the site."),

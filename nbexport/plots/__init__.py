@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.plot import Plot, show
+from nbexport.plots.reviews import draw_revisions, findings_table, revisions_table
 from nbexport.plots.tables import (
     Table,
     answer_table,
@@ -25,12 +26,15 @@ __all__ = [
     "bitmap_table",
     "comparison_table",
     "draw_maps",
+    "draw_revisions",
     "draw_timeline",
+    "findings_table",
     "history_table",
     "lifecycle_table",
     "map_table",
     "mapping_table",
     "plan_table",
+    "revisions_table",
     "show",
     "tag_table",
     "window",
