@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
+from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
 from nbexport.plots.plot import Plot, show
 from nbexport.plots.tables import (
     Table,
@@ -14,10 +16,15 @@ from nbexport.plots.tables import (
 )
 
 __all__ = [
+    "Panel",
     "Plot",
     "Table",
     "availability_table",
     "bitmap_table",
+    "cost_table",
+    "draw_costs",
+    "draw_curves",
+    "draw_lengths",
     "draw_maps",
     "history_table",
     "map_table",
