@@ -6,6 +6,14 @@ from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
 from nbexport.plots.plot import Plot, show
+from nbexport.plots.rates import (
+    draw_map_times,
+    draw_rates,
+    map_time_table,
+    rate_table,
+    server_table,
+    workload_text,
+)
 from nbexport.plots.tables import (
     Table,
     availability_table,
@@ -25,9 +33,15 @@ __all__ = [
     "draw_costs",
     "draw_curves",
     "draw_lengths",
+    "draw_map_times",
     "draw_maps",
+    "draw_rates",
     "history_table",
     "map_table",
+    "map_time_table",
+    "rate_table",
+    "server_table",
     "show",
     "window",
+    "workload_text",
 ]

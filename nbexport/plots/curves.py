@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+_FEW_DECADES = 1000
+
 Points = tuple["Sequence[float]", "Sequence[float]"]
 """Where a curve's points are: along the axis, and upwards, nan for a gap; as long as each other."""
 
@@ -115,14 +117,25 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
         axes.set_ylim(bottom=0)
     else:
         axes.set_yscale("log", base=2 if panel.as_size else 10)
+        _label_short_axis(axes, panel)
     if panel.level is not None:
         axes.axhline(panel.level, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
     shown: Callable[[float], str] = _size if panel.as_size else count
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _at: shown(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
     axes.grid(axis="both", color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.set_ylabel(panel.label)
+
+
+def _label_short_axis(axes: Axes, panel: Panel) -> None:
+    """Label 1, 2 and 5 of each decade where there are too few decades for labels of their own."""
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415 - matplotlib only where it is used
+
+    values = [y for _, ys in panel.curves.values() for y in ys if not math.isnan(y)]
+    if not panel.as_size and max(values) < _FEW_DECADES * min(values):
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
 
 
 def _size(value: float) -> str:
