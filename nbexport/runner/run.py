@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import NotebookError
+from nbexport.runner import storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from nbexport.runner.notebook import Notebook
 
@@ -27,13 +29,13 @@ class Run:
     Attributes:
         notebook: what was run.
         parameters: every parameter with the value it had, defaults included.
-        output: the executed copy, with its outputs.
+        output: the executed copy, with its outputs: a file, or an address.
         seconds: how long the cells took, without the start of the kernel.
     """
 
     notebook: Notebook
     parameters: Mapping[str, Any]
-    output: Path
+    output: Path | str
     seconds: float
 
 
@@ -91,7 +93,7 @@ def check_parameters(notebook: Notebook, names: Iterable[str]) -> None:
 
 def run_notebook(
     notebook: Notebook,
-    output: Path,
+    output: Path | str,
     *,
     parameters: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -103,7 +105,8 @@ def run_notebook(
 
     Args:
         notebook: what to run; it is not changed.
-        output: where the executed copy goes; its folder is made.
+        output: where the executed copy goes: a file, whose folder is made, or an address for
+            which papermill has a handler.
         parameters: values that replace the defaults; relative paths among them are seen from the
             current folder, in which the notebook runs.
         progress: whether to draw papermill's progress bar on standard error.
@@ -113,11 +116,31 @@ def run_notebook(
     """
     given = dict(parameters or {})
     check_parameters(notebook, given)
+    if storage.is_remote(output):
+        return _run_to_address(notebook, str(output), given, progress=progress)
+    output = Path(output)
     failed = output.with_name(f"{notebook.name}.failed.ipynb")
     executed = _execute(notebook, output, failed, given, progress=progress)
     failed.unlink(missing_ok=True)
     seconds = float(executed.metadata.papermill.get("duration") or 0.0)
     return Run(notebook, {**notebook.parameters, **given}, output, seconds)
+
+
+def _run_to_address(
+    notebook: Notebook, address: str, given: dict[str, Any], *, progress: bool
+) -> Run:
+    """Run a notebook here and put the copy at an address: the good one or the failed one."""
+    with tempfile.TemporaryDirectory(prefix="nbexport-") as folder:
+        local = Path(folder, notebook.path.name)
+        failed = local.with_name(f"{notebook.name}.failed.ipynb")
+        try:
+            run = run_notebook(notebook, local, parameters=given, progress=progress)
+        except NotebookError:
+            if failed.exists():
+                storage.write_text(storage.sibling(address, failed.name), failed.read_text())
+            raise
+        storage.write_text(address, local.read_text(encoding="utf-8"))
+    return replace(run, output=address)
 
 
 def _execute(
@@ -132,7 +155,7 @@ def _execute(
     partial = output.with_name(f".{notebook.name}.{os.getpid()}.ipynb")
     try:
         executed = papermill.execute_notebook(
-            notebook.path,
+            notebook.source,
             partial,
             parameters=given,
             progress_bar=progress,
