@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nbexport import __version__
 from nbexport.errors import NotebookError
-from nbexport.runner import storage
+from nbexport.runner.record import Records, collect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from nbexport.runner.notebook import Notebook
 
@@ -29,14 +29,31 @@ class Run:
     Attributes:
         notebook: what was run.
         parameters: every parameter with the value it had, defaults included.
-        output: the executed copy, with its outputs: a file, or an address.
+        output: the executed copy, with its outputs.
         seconds: how long the cells took, without the start of the kernel.
+        records: what the notebook recorded.
     """
 
     notebook: Notebook
     parameters: Mapping[str, Any]
-    output: Path | str
+    output: Path
     seconds: float
+    records: Records = field(default_factory=Records)
+
+    @property
+    def results(self) -> Path:
+        """The file with what was recorded, beside the executed copy."""
+        return results_path(self.output)
+
+
+def results_path(output: Path) -> Path:
+    """Return where the results of an executed copy are kept."""
+    return output.with_suffix(".results.json")
+
+
+def failed_path(output: Path) -> Path:
+    """Return where the copy of a run goes that failed."""
+    return output.with_name(f"{output.stem}.failed.ipynb")
 
 
 def parse_parameters(notebook: Notebook, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -93,7 +110,7 @@ def check_parameters(notebook: Notebook, names: Iterable[str]) -> None:
 
 def run_notebook(
     notebook: Notebook,
-    output: Path | str,
+    output: Path,
     *,
     parameters: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -101,46 +118,47 @@ def run_notebook(
     """Execute a notebook in a fresh kernel and keep the executed copy.
 
     The copy appears at ``output`` only when every cell has succeeded. A failed one is kept beside
-    it as ``NAME.failed.ipynb``, because its outputs are what one looks at next.
+    it as ``OUTPUT.failed.ipynb``, because its outputs are what one looks at next. What the notebook
+    recorded goes into ``OUTPUT.results.json``, with the parameters that led there.
 
     Args:
         notebook: what to run; it is not changed.
-        output: where the executed copy goes: a file, whose folder is made, or an address for
-            which papermill has a handler.
+        output: where the executed copy goes; its folder is made.
         parameters: values that replace the defaults; relative paths among them are seen from the
             current folder, in which the notebook runs.
         progress: whether to draw papermill's progress bar on standard error.
 
     Raises:
-        NotebookError: a parameter is unknown, or a cell failed; the text names the cell.
+        NotebookError: a parameter is unknown, a cell failed, or two cells recorded under one name;
+            the text names the cell.
     """
     given = dict(parameters or {})
     check_parameters(notebook, given)
-    if storage.is_remote(output):
-        return _run_to_address(notebook, str(output), given, progress=progress)
-    output = Path(output)
-    failed = output.with_name(f"{notebook.name}.failed.ipynb")
+    failed = failed_path(output)
     executed = _execute(notebook, output, failed, given, progress=progress)
     failed.unlink(missing_ok=True)
     seconds = float(executed.metadata.papermill.get("duration") or 0.0)
-    return Run(notebook, {**notebook.parameters, **given}, output, seconds)
+    records = collect(executed.cells, notebook.path.name)
+    run = Run(notebook, {**notebook.parameters, **given}, output, seconds, records)
+    _write_results(run)
+    return run
 
 
-def _run_to_address(
-    notebook: Notebook, address: str, given: dict[str, Any], *, progress: bool
-) -> Run:
-    """Run a notebook here and put the copy at an address: the good one or the failed one."""
-    with tempfile.TemporaryDirectory(prefix="nbexport-") as folder:
-        local = Path(folder, notebook.path.name)
-        failed = local.with_name(f"{notebook.name}.failed.ipynb")
-        try:
-            run = run_notebook(notebook, local, parameters=given, progress=progress)
-        except NotebookError:
-            if failed.exists():
-                storage.write_text(storage.sibling(address, failed.name), failed.read_text())
-            raise
-        storage.write_text(address, local.read_text(encoding="utf-8"))
-    return replace(run, output=address)
+def _write_results(run: Run) -> None:
+    """Write what was recorded, and from what, as JSON; values that are compared stand alone."""
+    told = {
+        "notebook": run.notebook.name,
+        "nbexport": __version__,
+        "parameters": dict(run.parameters),
+        "results": dict(run.records.results),
+        "measured": dict(run.records.measured),
+    }
+    partial = run.results.with_name(f".{run.results.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(run.results)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _execute(

@@ -40,7 +40,8 @@ def test_a_run_keeps_the_executed_copy_and_tells_what_it_used(tmp_path):
     assert run.parameters == {"flags": 3}
     assert run.seconds > 0
     assert notebook.path.read_bytes() == before
-    assert sorted(p.name for p in run.output.parent.iterdir()) == ["01_good.ipynb"]
+    kept = sorted(p.name for p in run.output.parent.iterdir())
+    assert kept == ["01_good.ipynb", "01_good.results.json"]
 
 
 def test_a_relative_path_is_seen_from_where_the_run_was_started(tmp_path, monkeypatch):
