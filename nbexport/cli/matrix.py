@@ -10,8 +10,6 @@ import click
 
 from nbexport.runner.campaign import (
     DIFFERS,
-    FAILED,
-    MISSING,
     Outputs,
     cluster_executor,
     local_executor,
@@ -20,6 +18,7 @@ from nbexport.runner.campaign import (
     select,
 )
 from nbexport.runner.compare import read_baseline, write_baseline
+from nbexport.runner.execute import FAILED, MISSING
 from nbexport.runner.matrix import Matrix
 from nbexport.runner.matrix_report import junit, page, tally
 

@@ -221,7 +221,8 @@ def _outcome(future: Future[Outcome], order: Order, attempt: int) -> Outcome | N
         if attempt < ATTEMPTS:
             return None
         return Outcome(order.id, FAILED, f"lost {attempt} times: {error}")
-    except Exception as error:  # noqa: BLE001 - whatever a worker or its scheduler raises
+    except Exception as error:
+        # whatever a worker or its scheduler raises
         reason = str(error).strip().partition("\n")[0]
         return Outcome(order.id, FAILED, f"its worker failed: {type(error).__name__}: {reason}")
 

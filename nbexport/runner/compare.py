@@ -89,7 +89,9 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _same(old: Any, new: Any, share: float) -> bool:
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (old, new))
+    numbers = all(
+        isinstance(each, int | float) and not isinstance(each, bool) for each in (old, new)
+    )
     if numbers:
         return math.isclose(old, new, rel_tol=share, abs_tol=0.0)
     return type(old) is type(new) and bool(old == new)

@@ -135,9 +135,7 @@ def _outcome(order: Order, folder: Path, status: int | None, seconds: float) -> 
     found = json.loads(told.read_text(encoding="utf-8"))
     if found["reason"]:
         return failed(found["reason"])
-    return Outcome(
-        order.id, PASSED, "", seconds, found["results"], found["measured"], copy, log
-    )
+    return Outcome(order.id, PASSED, "", seconds, found["results"], found["measured"], copy, log)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import xml.etree.ElementTree as ET  # noqa: S405 - XML is written here, not read
+import xml.etree.ElementTree as ET
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport import __version__
-from nbexport.runner.campaign import DIFFERS, FAILED, MISSING, PASSED, STATUSES, Verdict
+from nbexport.runner.campaign import DIFFERS, STATUSES, Verdict
+from nbexport.runner.execute import FAILED, MISSING, PASSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ DIFFERENCES_SHOWN = 40
 """Of one run; the rest is counted."""
 
 WORDS = {PASSED: "passed", DIFFERS: "differs", FAILED: "failed", MISSING: "not run"}
-_MARKS = {PASSED: "✓", DIFFERS: "≠", FAILED: "✗", MISSING: "–"}
+_MARKS = {PASSED: "✓", DIFFERS: "≠", FAILED: "✗", MISSING: "○"}
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:

@@ -72,7 +72,9 @@ class Notebook:
         address = str(path) if storage.is_remote(path) else None
         path = Path(path) if address is None else Path(storage.file_name(address))
         try:
-            text = path.read_text(encoding="utf-8") if address is None else storage.read_text(address)
+            text = (
+                path.read_text(encoding="utf-8") if address is None else storage.read_text(address)
+            )
             cells = json.loads(text)["cells"]
             sources = [(cell, "".join(cell["source"])) for cell in cells]
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,9 @@ def _execute(
     logging.getLogger("papermill").setLevel(logging.WARNING)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{notebook.name}.{os.getpid()}.ipynb")
+    # Unix sockets: no other user of the machine can listen to the kernel. In a folder of their own:
+    # by default they lie in the current one, where kernels that start together take each other's.
+    sockets = tempfile.TemporaryDirectory(prefix="nbexport-kernel-")
     try:
         executed = papermill.execute_notebook(
             notebook.source,
@@ -178,8 +182,7 @@ def _execute(
             parameters=given,
             progress_bar=progress,
             execution_timeout=CELL_TIME_LIMIT_S,
-            # Unix sockets: no other user of the machine can listen to the kernel.
-            config=Config(KernelManager={"transport": "ipc"}),
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets.name}/kernel"}),
         )
         partial.replace(output)
     except PapermillExecutionError as error:
@@ -190,6 +193,7 @@ def _execute(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+        sockets.cleanup()
     return executed
 
 
