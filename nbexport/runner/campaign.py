@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport import __version__
-from nbexport.errors import FormatError, NotebookError, PeerError, UsageError
+from nbexport.errors import NotebookError, PeerError, UsageError
 from nbexport.runner import storage
 from nbexport.runner.compare import Baseline, Difference, compare
 from nbexport.runner.execute import FAILED, MISSING, PASSED, LostRunError, Order, Outcome, execute
@@ -28,7 +28,7 @@ DIFFERS = "differs"
 ATTEMPTS = 3
 """How often a run is taken up whose process or worker was lost."""
 
-SCHEDULER_TIME_LIMIT_S = 30.0
+SCHEDULER_TIME_LIMIT_S = 10.0
 
 STATUSES = (PASSED, DIFFERS, FAILED, MISSING)
 
@@ -271,20 +271,17 @@ def _origin(order: Order) -> str:
 
 def _earlier(outputs: Outputs, run: MatrixRun, order: Order) -> Outcome | None:
     """Return the outcome that an earlier campaign kept, if the run passed then."""
-    base = f"runs/{run.folder}"
-    text = outputs.read(f"{base}/outcome.json")
-    if text is None:
-        return None
+    text = outputs.read(f"runs/{run.folder}/outcome.json")
     try:
-        told: dict[str, Any] = json.loads(text)
-        known = told["id"] == run.id and told["made_from"] == _origin(order)
-        if not known or told["status"] != PASSED:
+        told: dict[str, Any] = json.loads(text or "")
+        if (told["id"], told["made_from"]) != (run.id, _origin(order)):
             return None
-        return Outcome(
-            run.id, PASSED, "", float(told["seconds"]), told["results"], told["measured"]
+        outcome = Outcome(
+            run.id, told["status"], "", float(told["seconds"]), told["results"], told["measured"]
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError("it is no outcome of a run", path=f"{base}/outcome.json") from error
+    except (ValueError, KeyError, TypeError):
+        return None  # an interrupted campaign's, or something else: the run is made again
+    return outcome if outcome.status == PASSED else None
 
 
 def new_baseline(verdicts: Sequence[Verdict], old: Baseline) -> Baseline:

@@ -71,6 +71,7 @@ class Notebook:
         """
         address = str(path) if storage.is_remote(path) else None
         path = Path(path) if address is None else Path(storage.file_name(address))
+        where = address or str(path)
         try:
             text = (
                 path.read_text(encoding="utf-8") if address is None else storage.read_text(address)
@@ -78,17 +79,17 @@ class Notebook:
             cells = json.loads(text)["cells"]
             sources = [(cell, "".join(cell["source"])) for cell in cells]
         except OSError as error:
-            raise NotebookError(f"{path}: {error.strerror or error}") from error
+            raise NotebookError(f"{where}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise NotebookError(f"{path}: not a notebook") from error
+            raise NotebookError(f"{where}: not a notebook") from error
         prose = next((text for cell, text in sources if cell.get("cell_type") == "markdown"), "")
         title, summary = _heading(prose)
         if not title:
-            raise NotebookError(f"{path}: the first text cell must open with a title, '# ...'")
+            raise NotebookError(f"{where}: the first text cell must open with a title, '# ...'")
         parameters: dict[str, Any] = {}
         for cell, text in sources:
             if PARAMETERS_TAG in cell.get("metadata", {}).get("tags", []):
-                parameters.update(_assignments(path, text))
+                parameters.update(_assignments(where, text))
         return cls(path, title, summary, parameters, address)
 
 
@@ -101,7 +102,7 @@ def _heading(markdown: str) -> tuple[str, str]:
     return head[2:].strip(), " ".join(paragraph.split())
 
 
-def _assignments(path: Path, source: str) -> dict[str, Any]:
+def _assignments(where: str, source: str) -> dict[str, Any]:
     """Return the literals that a parameters cell assigns."""
     found: dict[str, Any] = {}
     try:
@@ -113,10 +114,10 @@ def _assignments(path: Path, source: str) -> dict[str, Any]:
                     found[name] = ast.literal_eval(value)
                 case _:
                     raise NotebookError(
-                        f"{path}: line {statement.lineno} of the parameters cell is no assignment"
+                        f"{where}: line {statement.lineno} of the parameters cell is no assignment"
                     )
     except (SyntaxError, ValueError) as error:
-        raise NotebookError(f"{path}: the parameters cell must assign literals only") from error
+        raise NotebookError(f"{where}: the parameters cell must assign literals only") from error
     return found
 
 

@@ -39,8 +39,9 @@ def read_text(address: str) -> str:
     """
     from papermill.iorw import papermill_io  # noqa: PLC0415 - more than a second
 
-    text = _attempt(address, lambda: papermill_io.read(address))
-    return text if isinstance(text, str) else "".join(text)
+    # (Its own `read` and `write` warn of what is no notebook.)
+    text = _attempt(address, lambda: papermill_io.get_handler(address).read(address))
+    return text.decode() if isinstance(text, bytes) else "".join(text)
 
 
 def write_text(address: str, text: str) -> None:
@@ -51,7 +52,7 @@ def write_text(address: str, text: str) -> None:
     """
     from papermill.iorw import papermill_io  # noqa: PLC0415 - more than a second
 
-    _attempt(address, lambda: papermill_io.write(text, address))
+    _attempt(address, lambda: papermill_io.get_handler(address).write(text, address))
 
 
 def _attempt(address: str, act: Callable[[], _T]) -> _T:
