@@ -19,6 +19,7 @@ _COMMANDS = {
     "info": ("nbexport.cli.asking:info_command", "Tell what a server says of its exports."),
     "list": ("nbexport.cli.asking:list_command", "List the exports of a server."),
     "map": ("nbexport.cli.asking:map_command", "Print an export's extents, context by context."),
+    "matrix": ("nbexport.cli.matrix:matrix_command", "Run notebooks over releases and more."),
     "migrate": ("nbexport.cli.migrate:migrate_command", "Plan what to call instead, and when."),
     "qapi": ("nbexport.cli.qapi:qapi_group", "Look at QAPI schemas, and check them."),
     "qmp": ("nbexport.cli.qmp:qmp_command", "Run emulated QMP monitors of a QEMU release."),

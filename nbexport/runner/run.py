@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,11 @@ class Run:
 def results_path(output: Path) -> Path:
     """Return where the results of an executed copy are kept."""
     return output.with_suffix(".results.json")
+
+
+def failed_path(output: Path) -> Path:
+    """Return where the copy of a run goes that failed."""
+    return output.with_name(f"{output.stem}.failed.ipynb")
 
 
 def parse_parameters(notebook: Notebook, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def run_notebook(
     """Execute a notebook in a fresh kernel and keep the executed copy.
 
     The copy appears at ``output`` only when every cell has succeeded. A failed one is kept beside
-    it as ``NAME.failed.ipynb``, because its outputs are what one looks at next. What the notebook
+    it as ``OUTPUT.failed.ipynb``, because its outputs are what one looks at next. What the notebook
     recorded goes into ``OUTPUT.results.json``, with the parameters that led there.
 
     Args:
@@ -129,7 +135,7 @@ def run_notebook(
     """
     given = dict(parameters or {})
     check_parameters(notebook, given)
-    failed = output.with_name(f"{notebook.name}.failed.ipynb")
+    failed = failed_path(output)
     executed = _execute(notebook, output, failed, given, progress=progress)
     failed.unlink(missing_ok=True)
     seconds = float(executed.metadata.papermill.get("duration") or 0.0)
@@ -166,15 +172,17 @@ def _execute(
     logging.getLogger("papermill").setLevel(logging.WARNING)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{notebook.name}.{os.getpid()}.ipynb")
+    # Unix sockets: no other user of the machine can listen to the kernel. In a folder of their own:
+    # by default they lie in the current one, where kernels that start together take each other's.
+    sockets = tempfile.TemporaryDirectory(prefix="nbexport-kernel-")
     try:
         executed = papermill.execute_notebook(
-            notebook.path,
+            notebook.source,
             partial,
             parameters=given,
             progress_bar=progress,
             execution_timeout=CELL_TIME_LIMIT_S,
-            # Unix sockets: no other user of the machine can listen to the kernel.
-            config=Config(KernelManager={"transport": "ipc"}),
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets.name}/kernel"}),
         )
         partial.replace(output)
     except PapermillExecutionError as error:
@@ -185,6 +193,7 @@ def _execute(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+        sockets.cleanup()
     return executed
 
 
