@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbexport.timeline.lifecycle import Lifecycle
-    from nbexport.timeline.releases import Release
+    from nbexport.timeline.release_data import Release
 
 # Okabe and Ito's palette; where two of them meet, a hatch tells them apart in grey print too.
 _BLUE, _ORANGE, _RED, _GREEN, _GREY = "#0072B2", "#F0B73E", "#D55E00", "#009E73", "#B8B8B8"
