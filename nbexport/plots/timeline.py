@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nbexport.timeline.lifecycle import Lifecycle
-    from nbexport.timeline.releases import Release
+    from nbexport.timeline.release_data import Release
 
 # Okabe and Ito's palette; where two of them meet, a hatch tells them apart in grey print too.
 _BLUE, _ORANGE, _RED, _GREEN, _GREY = "#0072B2", "#F0B73E", "#D55E00", "#009E73", "#B8B8B8"
@@ -26,6 +26,8 @@ _PALE = "#A9CDE3"
 _INK, _FAINT = "#222222", "#666666"
 _WIDTH = 7.2
 """Inches. Narrow, so that text of ten points stays readable where the screen is 360 pixels wide."""
+_NAME_MAX = 50
+"""Characters of an element's name that fit above a bar beside what became of it."""
 _LANE = 0.9
 _BAR = 0.26
 _UNKNOWN = dt.timedelta(days=240)
@@ -191,7 +193,10 @@ def _label(axes: Axes, life: Lifecycle, row: int) -> None:
     """Write name and fate above a bar."""
     transform = axes.get_yaxis_transform()
     height = row - _BAR / 2 - 0.12
-    axes.text(0, height, life.element, transform=transform, ha="left", va="bottom",
+    name = life.element
+    if len(name) > _NAME_MAX:
+        name = name[: _NAME_MAX - 1] + "…"
+    axes.text(0, height, name, transform=transform, ha="left", va="bottom",
               fontfamily="monospace", fontsize=10, fontweight="bold", color=_INK,
               parse_math=False)  # fmt: skip
     axes.text(1, height, _fate(life), transform=transform, ha="right", va="bottom", fontsize=9,

@@ -228,12 +228,19 @@ def _flags(entity: Entity) -> tuple[str, ...]:
     return tuple(name for name, is_set in flags.items() if is_set)
 
 
-def wire_text(schema: Schema, kind: Type) -> str:
-    """Return a type as a client sees it: ``object``, ``[string]``, ``string or [string]``."""
+def wire_text(schema: Schema, kind: Type, above: tuple[Type, ...] = ()) -> str:
+    """Return a type as a client sees it: ``object``, ``[string]``, ``string or [string]``.
+
+    What an alternate holds of itself, within a list, is ``value``; ``above`` is for that.
+    """
     if isinstance(kind, ArrayType):
-        return f"[{wire_text(schema, kind.element)}]"
-    if isinstance(kind, AlternateType):
-        inner = (wire_text(schema, v.type) for v in kind.variants if schema.enabled(v))
+        return f"[{wire_text(schema, kind.element, above)}]"
+    if isinstance(kind, AlternateType) and kind not in above:
+        inner = {
+            wire_text(schema, variant.type, (*above, kind))
+            for variant in kind.variants
+            if schema.enabled(variant)
+        }
         return " or ".join(sorted(inner))
     return kind.json_type
 
@@ -253,15 +260,20 @@ def _types(entity: Entity, *, returned: bool) -> list[Type]:
 
 
 def inner_types(schema: Schema, kind: Type) -> Iterator[Type]:
-    """Give the types that values have once lists and alternates are looked through."""
-    if isinstance(kind, ArrayType):
-        yield from inner_types(schema, kind.element)
-    elif isinstance(kind, AlternateType):
-        for variant in kind.variants:
-            if schema.enabled(variant):
-                yield from inner_types(schema, variant.type)
-    else:
-        yield kind
+    """Give the types that values have once lists and alternates are looked through, each once."""
+    seen: set[int] = set()
+    left = [kind]
+    while left:
+        kind = left.pop()
+        if id(kind) in seen:
+            continue
+        seen.add(id(kind))
+        if isinstance(kind, ArrayType):
+            left.append(kind.element)
+        elif isinstance(kind, AlternateType):
+            left += [v.type for v in reversed(kind.variants) if schema.enabled(v)]
+        else:
+            yield kind
 
 
 def object_members(schema: Schema, kind: ObjectType) -> Iterator[tuple[ObjectType, Member]]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nbexport.qapi import Schema
     from nbexport.timeline.computed import Snapshot
     from nbexport.timeline.elements import Form, Memo
-    from nbexport.timeline.releases import Deprecation
+    from nbexport.timeline.release_data import Deprecation
 
 _SUGGESTIONS = 3
 

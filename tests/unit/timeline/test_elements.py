@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbexport.errors import UsageError
-from nbexport.qapi import load_release
+from nbexport.qapi import load_release, load_schema
+from nbexport.timeline import Snapshot, Timeline
 from nbexport.timeline.elements import Element, find_element, parse_element, pieces
 
 SCHEMA = load_release("11.0")
@@ -98,3 +99,19 @@ def test_pieces_are_arguments_then_results_or_values():
     ]
     assert str(pieces(SCHEMA, "BlockExportType")[0]) == "BlockExportType=nbd"
     assert pieces(SCHEMA, "none") == []
+
+
+RECURSIVE = """
+{ 'pragma': { 'doc-required': false } }
+{ 'alternate': 'Tree', 'data': { 'leaf': 'str', 'more': ['Tree'] } }
+{ 'struct': 'Node', 'data': { '*next': 'Node', '*all': ['Node'] } }
+{ 'command': 'go', 'data': { 'tree': 'Tree', 'node': 'Node' } }
+"""
+
+
+def test_types_that_hold_themselves_are_walked_to_an_end():
+    schemas = [load_schema("s.json", read=lambda _: RECURSIVE) for _ in range(2)]
+    assert find_element(schemas[0], parse_element("go tree")).type == "str or [Tree]"
+    assert find_element(schemas[0], parse_element("go node.next.next.all.next")).optional
+    timeline = Timeline([Snapshot(str(n), schema) for n, schema in enumerate(schemas)])
+    assert {life.basis for life in timeline.all() if life.last_seen} == {"at-latest"}

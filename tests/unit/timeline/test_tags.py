@@ -115,3 +115,27 @@ def test_the_list_of_threads_would_be_told_if_it_said_10_1(tmp_path):
 @pytest.mark.parametrize("element", ["nbd-server-add", "block-export-add", "BlockExportOptionsNbd"])
 def test_the_tags_of_the_exports_are_right(element):
     assert element not in {d.element.owner for d in check_tags(release_snapshots())}
+
+
+@pytest.mark.parametrize(
+    ("remark", "told"),
+    [
+        (" (since 3.0)", "3.0"),
+        (" (Since: 3.0.1)", "3.0.1"),
+        (" (default: false; since 3.0)", "3.0"),
+        (" (default on, since 3.0; not for all)", "3.0"),
+        (" (since 3.0; needed since 4.0)", "3.0"),
+        (" (none (never); since 3.0)", None),
+        (" (lists since 3.0)", None),
+        (". Supported since 3.0.", None),
+    ],
+)
+def test_remarks_in_brackets_stand_behind_other_words_too(remark, told):
+    schema = load_schema("s.json", read=lambda _: enum("'a', 'b'", remark=remark))
+    assert schema.entities["Kind"].doc.members["b"].since == told
+
+
+def test_a_remark_may_be_all_that_is_said():
+    text = enum("'a', 'b'").replace("# @b: two", "# @b: Since 2.7.")
+    schema = load_schema("s.json", read=lambda _: text)
+    assert schema.entities["Kind"].doc.members["b"].since == "2.7"
