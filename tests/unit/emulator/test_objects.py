@@ -101,7 +101,7 @@ def test_any_text_is_base64_or_refused(text):
     if set(text) <= set(letters):
         assert len(secret.decode_base64(text)) <= len(text)
     else:
-        with pytest.raises(CommandError, match="^Base64 data contains invalid characters$"):
+        with pytest.raises(CommandError, match=r"^Base64 data contains invalid characters$"):
             secret.decode_base64(text)
 
 
