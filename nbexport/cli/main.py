@@ -20,7 +20,7 @@ _COMMANDS = {
     "list": ("nbexport.cli.asking:list_command", "List the exports of a server."),
     "map": ("nbexport.cli.asking:map_command", "Print an export's extents, context by context."),
     "qapi": ("nbexport.cli.qapi:qapi_group", "Look at QAPI schemas, and check them."),
-    "qmp": ("nbexport.cli.qmp:qmp_command", "Run an emulated QMP monitor of a QEMU release."),
+    "qmp": ("nbexport.cli.qmp:qmp_command", "Run emulated QMP monitors of a QEMU release."),
     "run": ("nbexport.cli.notebooks:run_command", "Run one notebook with parameters."),
     "serve": ("nbexport.cli.nbd:serve_command", "Serve a disk image and its bitmaps over NBD."),
     "site": ("nbexport.cli.notebooks:site_command", "Run the notebooks and build the site."),

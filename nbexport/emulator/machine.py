@@ -38,24 +38,31 @@ class Machine:
     Args:
         release: what to behave as.
         program: ``qemu-system`` or ``qemu-storage-daemon``.
+        removed: what to take out of the interface, see `nbexport.qapi.load_without`.
 
     Raises:
-        UsageError: there is no such program.
+        UsageError: there is no such program, or the release has nothing of a name to remove.
 
     Attributes:
-        schema: the interface of the release.
+        schema: the interface of the release, without what was removed.
+        removed: names of what was removed.
         graph: nodes, bitmaps, exports.
         objects: secrets, credentials, authorizations and threads.
         running: whether the machine runs, between cont and stop.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
-    def __init__(self, release: Release, *, program: str = "qemu-system") -> None:
+    def __init__(
+        self, release: Release, *, program: str = "qemu-system", removed: Sequence[str] = ()
+    ) -> None:
         if program not in PROGRAMS:
             raise UsageError(f"unknown program '{program}' (known: {', '.join(PROGRAMS)})")
         self.release = release
         self.is_system_emulator = program == "qemu-system"
         self.schema = qapi.load_release(str(release))
+        self.removed = tuple(removed)
+        if removed:
+            self.schema = qapi.load_without(self.schema, removed)
         self.graph = Graph()
         self.objects = Objects(release)
         self.running = True

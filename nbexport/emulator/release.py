@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from nbexport.errors import UsageError
 from nbexport.nbd import QEMU_7_2, QEMU_8_2, Profile, wire
+from nbexport.qmp import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,18 @@ _NEWEST_STABLE: Mapping[tuple[int, int], int] = {
 }  # fmt: skip
 # Branches that may have got more since this was written.
 _STILL_KEPT = frozenset({(10, 0), (10, 1), (10, 2), (11, 0)})
+
+# Events that a guest can cause as often as it likes: since when there is a limit, and which.
+_RATE_LIMITS: Mapping[str, tuple[Version, RateLimit]] = {
+    "RTC_CHANGE": ((2, 12, 0), RateLimit()),
+    "WATCHDOG": ((2, 12, 0), RateLimit()),
+    "BALLOON_CHANGE": ((2, 12, 0), RateLimit()),
+    "QUORUM_REPORT_BAD": ((2, 12, 0), RateLimit()),
+    "QUORUM_FAILURE": ((2, 12, 0), RateLimit()),
+    "VSERPORT_CHANGE": ((2, 12, 0), RateLimit(key="id")),
+    "MEMORY_DEVICE_SIZE_CHANGE": ((5, 1, 0), RateLimit(key="qom-path")),
+    "HV_BALLOON_STATUS_REPORT": ((8, 2, 0), RateLimit()),
+}
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?\Z")
 
@@ -130,6 +143,23 @@ class Release:
     def checks_grouping_first(self) -> bool:
         """Whether a transaction refuses a completion mode before its first action."""
         return self._has((8, 1, 0))
+
+    # What a monitor offers, and how it speaks.
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What the greeting offers; before 4.0 oob had to be asked for (``x-oob``)."""
+        return ("oob",) if self._has((4, 0, 0)) else ()
+
+    @property
+    def has_compat(self) -> bool:
+        """Whether there is ``-compat``."""
+        return self._has((6, 0, 0))
+
+    @property
+    def rate_limits(self) -> dict[str, RateLimit]:
+        """The events that are sent at most once in a period."""
+        return {event: limit for event, (since, limit) in _RATE_LIMITS.items() if self._has(since)}
 
     # Before block-export-add, exports were the NBD server's alone.
 

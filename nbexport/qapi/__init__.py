@@ -11,6 +11,7 @@ from __future__ import annotations
 from nbexport.qapi.arrange import arrange
 from nbexport.qapi.introspect import introspect
 from nbexport.qapi.releases import interface_of, known_releases, load_release
+from nbexport.qapi.removal import load_without
 from nbexport.qapi.schema import Schema, check_schema, load_schema, parse_release
 from nbexport.qapi.source import QapiError
 from nbexport.qapi.validate import validate
@@ -25,6 +26,7 @@ __all__ = [
     "known_releases",
     "load_release",
     "load_schema",
+    "load_without",
     "parse_release",
     "validate",
 ]

@@ -12,10 +12,20 @@ from nbexport.qapi.model import AlternateType, ArrayType, ObjectType, Type
 from nbexport.qapi.validate import qtype
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nbexport.qapi.model import Member
     from nbexport.qapi.schema import Schema
 
 
-def arrange(schema: Schema, kind: Type | None, value: Any, *, prune: bool = False) -> Any:
+def arrange(
+    schema: Schema,
+    kind: Type | None,
+    value: Any,
+    *,
+    prune: bool = False,
+    hides: Callable[[Member], bool] | None = None,
+) -> Any:
     """Return a copy of a value whose objects have their members in the order of the schema.
 
     Values that do not fit the type are left as they are. Nesting is bounded by memory only.
@@ -25,6 +35,7 @@ def arrange(schema: Schema, kind: Type | None, value: Any, *, prune: bool = Fals
         kind: the type; None is the type without members.
         value: a JSON value.
         prune: leave out members that an object's type does not have; else they follow the others.
+        hides: says of a member of the type whether it is left out, too.
     """
     result: list[Any] = [None]
     # what is still to be copied: its type if known, the value, where it goes
@@ -34,8 +45,11 @@ def arrange(schema: Schema, kind: Type | None, value: Any, *, prune: bool = Fals
         if isinstance(kind, AlternateType):
             kind = _chosen(kind, value)
         if isinstance(value, dict):
-            types = _member_types(kind, value) if isinstance(kind, ObjectType) else {}
+            members = _members(kind, value) if isinstance(kind, ObjectType) else {}
+            types = {name: member.type for name, member in members.items()}
             names = [name for name in types if name in value]
+            if hides is not None:
+                names = [name for name in names if not hides(members[name])]
             if not (prune and isinstance(kind, ObjectType)):
                 names += [name for name in value if name not in types]
             copy: dict[str, Any] = dict.fromkeys(names)
@@ -51,8 +65,8 @@ def arrange(schema: Schema, kind: Type | None, value: Any, *, prune: bool = Fals
     return result[0]
 
 
-def _member_types(kind: ObjectType, value: dict[str, Any]) -> dict[str, Type]:
-    """Return the types of the members that an object can have, in order."""
+def _members(kind: ObjectType, value: dict[str, Any]) -> dict[str, Member]:
+    """Return the members that an object can have, in order."""
     members = list(kind.members)
     branch: ObjectType | None = kind
     while branch is not None and branch.tag is not None:
@@ -60,7 +74,7 @@ def _member_types(kind: ObjectType, value: dict[str, Any]) -> dict[str, Type]:
         branch = branch.branch(value.get(branch.tag.name, ""))
         if branch is not None:
             members += branch.members
-    return {member.name: member.type for member in members}
+    return {member.name: member for member in members}
 
 
 def _chosen(kind: AlternateType, value: Any) -> Type | None:

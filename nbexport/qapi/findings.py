@@ -96,7 +96,7 @@ def validate_command(
         return findings
     findings += [
         _used(feature, "command", name, where, entity=name, documented=entity)
-        for feature in _special(schema, entity.features)
+        for feature in special_features(schema, entity.features)
     ]
     if where == "exec-oob" and not entity.allow_oob:
         message = f"The command {name} does not support OOB"
@@ -145,7 +145,7 @@ def _envelope(command: dict[str, Any], findings: list[Finding]) -> str | None:
     return None if clash else name
 
 
-def _special(schema: Schema, features: tuple[Feature, ...]) -> list[str]:
+def special_features(schema: Schema, features: tuple[Feature, ...]) -> list[str]:
     """Return which of ``deprecated`` and ``unstable`` are among the features, in that order."""
     names = {feature.name for feature in features if schema.enabled(feature)}
     return [name for name in SPECIAL_FEATURES if name in names]
@@ -207,7 +207,7 @@ class _Collector(Visitor):
     def uses_member(self, member: Member) -> None:
         """Note a member that is deprecated or unstable."""
         owner = owner_name(member.defined_in)
-        for feature in _special(self._schema, member.features):
+        for feature in special_features(self._schema, member.features):
             self._note(
                 _used(
                     feature,
@@ -221,7 +221,7 @@ class _Collector(Visitor):
 
     def uses_value(self, kind: EnumType, value: EnumMember, name: str | None) -> None:
         """Note a value that is deprecated or unstable."""
-        for feature in _special(self._schema, value.features):
+        for feature in special_features(self._schema, value.features):
             self._note(
                 _used(
                     feature,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
 from nbexport.qapi.arrange import arrange
 from nbexport.qapi.introspect import introspect
-from nbexport.qapi.validate import validate
+from nbexport.qmp.policy import CompatPolicy
 
 if TYPE_CHECKING:
     from nbexport.qapi.schema import Schema
@@ -31,6 +32,8 @@ class Dispatcher:
         handlers: for each command a coroutine function that gets the checked arguments (defaults
             are not filled in) and returns the result; None stands for the empty object.
         release: the release whose error texts are wanted.
+        policy: what is done about deprecated and unstable interfaces; the default accepts all.
+        removed: names of events that the schema had once; nobody is told of them.
 
     Raises:
         UsageError: a handler for a command that the schema does not have.
@@ -42,9 +45,14 @@ class Dispatcher:
         handlers: Mapping[str, Handler],
         *,
         release: tuple[int, ...],
+        policy: CompatPolicy | None = None,
+        removed: Collection[str] = (),
     ) -> None:
         self.schema = schema
+        self.removed = frozenset(removed)
+        self.policy = policy or CompatPolicy(release=release)
         self.release = release
+        self._introspection: list[dict[str, Any]] | None = None
         known = {command.name for command in schema.commands()}
         unknown = sorted(set(handlers) - known)
         if unknown:
@@ -68,8 +76,9 @@ class Dispatcher:
             object for a command without one.
 
         Raises:
-            CommandError: there is no such command, the arguments do not fit, or the handler
-                refuses; the text is QEMU's.
+            CommandError: there is no such command, the policy rejects it, the arguments do not fit,
+                or the handler refuses; the text is QEMU's.
+            PolicyCrashError: the policy has the process crash.
         """
         entity = self.schema.command(command)
         handler = self._handlers.get(command)
@@ -77,12 +86,16 @@ class Dispatcher:
             raise CommandError(
                 f"The command {command} has not been found", error_class="CommandNotFound"
             )
+        self.policy.check_input(self.schema, entity.features, "command", command)
         if oob and not entity.allow_oob:
             raise CommandError(f"The command {command} does not support OOB")
         if entity.gen:  # the others check their arguments themselves
-            validate(self.schema, entity.arg_type, arguments, release=self.release)
+            self.policy.validate(self.schema, entity.arg_type, arguments)
         result = await handler(arguments)
-        return {} if result is None else arrange(self.schema, entity.ret_type, result, prune=True)
+        if result is None:
+            return {}
+        hides = partial(self.policy.hides, self.schema) if self.policy.hides_some else None
+        return arrange(self.schema, entity.ret_type, result, prune=True, hides=hides)
 
     def responds(self, command: str) -> bool:
         """Return whether success is answered at all (``success-response`` of the language)."""
@@ -98,4 +111,8 @@ class Dispatcher:
         return [{"name": name} for name in reversed(served)]
 
     async def _query_schema(self, _arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return introspect(self.schema, release=self.release)
+        # nothing of it changes, and what is returned is copied
+        if self._introspection is None:
+            entries = introspect(self.schema, release=self.release)
+            self._introspection = self.policy.filter_schema(entries)
+        return self._introspection

@@ -8,11 +8,18 @@ monitors run one after another; a client that does not read delays nobody else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
+from nbexport.qmp.connection import (
+    CONNECTED,
+    DISCONNECTED,
+    FLUSH_LIMIT,
+    Connection,
+    Observer,
+)
 from nbexport.qmp.endpoints import (
     Channel,
     listen_on_tcp,
@@ -20,29 +27,21 @@ from nbexport.qmp.endpoints import (
     standard_channel,
     stream_channel,
 )
+from nbexport.qmp.policy import PolicyCrashError
 from nbexport.qmp.session import Request, Session
-from nbexport.units import KiB, MiB
+from nbexport.qmp.throttle import Emission, Throttle
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from nbexport.listening import UnixListener
     from nbexport.qmp.dispatch import Dispatcher
+    from nbexport.qmp.throttle import RateLimit
 
 _log = logging.getLogger(__name__)
 
-# A piece of input is at most this long; the worst one, a lone bracket in each byte, is answered in
-# some 50 ms, in which nobody else is served. Together with the reader's own limits a client can
-# make the server hold 64 MiB of text.
-READ_SIZE = 2 * KiB
-# The next request waits until less than asyncio's high-water mark (64 KiB) is unsent; what can
-# still pile up is one reply and events. The largest reply, a whole schema, has 200 KiB; a client
-# that leaves this much unread is not reading at all and is disconnected.
-MAX_UNSENT = 16 * MiB
-# How long a reply may take to leave when the server closes, in seconds.
-FLUSH_LIMIT = 2.0
 # How long to wait after the kernel refused to accept a connection, in seconds.
 ACCEPT_PAUSE = 0.1
 
@@ -54,7 +53,12 @@ class QmpServer:
         dispatcher: the commands.
         version: the result object of ``query-version``.
         clock: gives the time as seconds since 1970 and microseconds, for events.
-        pretty: print indented.
+        pretty: print indented, unless a monitor's own setting says otherwise.
+        capabilities: what greetings offer.
+        limits: of the events that may be sent only so often.
+        observer: sees what comes from clients and goes to them.
+        abort: ends the process at once when the policy wants a crash; by default the server
+            closes without an answer.
     """
 
     def __init__(
@@ -64,13 +68,23 @@ class QmpServer:
         version: Mapping[str, Any],
         clock: Callable[[], tuple[int, int]],
         pretty: bool = False,
+        capabilities: Sequence[str] = ("oob",),
+        limits: Mapping[str, RateLimit] | None = None,
+        observer: Observer | None = None,
+        abort: Callable[[], object] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._version = version
         self._clock = clock
         self._pretty = pretty
+        self._capabilities = tuple(capabilities)
+        self._throttle = Throttle(limits or {})
+        self._timer: asyncio.TimerHandle | None = None
+        self._observer = observer
+        self._abort = abort
+        self._count = 0
         self._turn = asyncio.Lock()
-        self._clients: set[_Client] = set()
+        self._clients: set[Connection] = set()
         self._monitors: set[asyncio.Task[None]] = set()
         self._commands: set[asyncio.Task[None]] = set()
         self._unix: list[UnixListener] = []
@@ -81,25 +95,32 @@ class QmpServer:
 
     # -- monitors ---------------------------------------------------------------------------
 
-    async def listen_unix(self, path: str | Path) -> None:
+    async def listen_unix(self, path: str | Path, *, pretty: bool | None = None) -> None:
         """Serve a monitor on a unix socket from now on.
 
         A socket that nobody listens on any more is replaced; anything else at the path is left
         alone.
+
+        Args:
+            path: the socket.
+            pretty: whether this monitor prints indented; None for the server's setting.
 
         Raises:
             UsageError: the path is occupied, too long, or cannot be used; it is named.
         """
         listener = listen_on_unix(path)
         self._unix.append(listener)
-        self._start([listener.socket])
+        self._start([listener.socket], pretty=pretty)
 
-    async def listen_tcp(self, host: str, port: int) -> tuple[str, int]:
+    async def listen_tcp(
+        self, host: str, port: int, *, pretty: bool | None = None
+    ) -> tuple[str, int]:
         """Serve a monitor on all addresses of a host from now on.
 
         Args:
             host: name or address.
             port: 0 lets the kernel choose.
+            pretty: whether this monitor prints indented; None for the server's setting.
 
         Returns:
             The first address and its port.
@@ -109,21 +130,31 @@ class QmpServer:
         """
         sockets = await listen_on_tcp(host, port)
         address = sockets[0].getsockname()
-        self._start(sockets)
+        self._start(sockets, pretty=pretty)
         return str(address[0]), int(address[1])
 
-    async def serve_stdio(self) -> None:
+    async def serve_stdio(self, *, pretty: bool | None = None) -> None:
         """Serve a monitor on standard input and output until the input ends or the server does.
+
+        Args:
+            pretty: whether this monitor prints indented; None for the server's setting.
 
         Raises:
             UsageError: they cannot be used.
         """
         channel = await standard_channel()
-        await self._serve(channel)
+        await self._serve(channel, self._number(), pretty=pretty)
 
-    def _start(self, sockets: list[socket.socket]) -> None:
+    def _number(self) -> int:
+        """Return the number of the next monitor, from 0."""
+        self._count += 1
+        return self._count - 1
+
+    def _start(self, sockets: list[socket.socket], *, pretty: bool | None) -> None:
         self._listening += sockets
-        task = asyncio.get_running_loop().create_task(self._accept(sockets))
+        task = asyncio.get_running_loop().create_task(
+            self._accept(sockets, self._number(), pretty=pretty)
+        )
         self._monitors.add(task)
         task.add_done_callback(self._monitors.discard)
 
@@ -134,14 +165,16 @@ class QmpServer:
         task.add_done_callback(self._commands.discard)
         return task
 
-    async def _accept(self, sockets: list[socket.socket]) -> None:
+    async def _accept(
+        self, sockets: list[socket.socket], monitor: int, *, pretty: bool | None
+    ) -> None:
         """Serve the clients of one monitor, one after another, until the server closes."""
         while not self._stopped.is_set():
             for client in await self._next_clients(sockets):
                 if self._stopped.is_set():
                     client.close()
                 else:
-                    await self._serve(await stream_channel(client))
+                    await self._serve(await stream_channel(client), monitor, pretty=pretty)
 
     async def _next_clients(self, sockets: list[socket.socket]) -> list[socket.socket]:
         """Wait for a client, or for the end; two can come at the same moment."""
@@ -161,26 +194,35 @@ class QmpServer:
                 await asyncio.sleep(ACCEPT_PAUSE)
         return clients
 
-    async def _serve(self, channel: Channel) -> None:
+    async def _serve(self, channel: Channel, monitor: int, *, pretty: bool | None) -> None:
         session = Session(
             self._dispatcher.schema,
             version=self._version,
             release=self._dispatcher.release,
-            pretty=self._pretty,
+            capabilities=self._capabilities,
+            pretty=self._pretty if pretty is None else pretty,
+            policy=self._dispatcher.policy,
         )
-        client = _Client(self, session, channel)
+        if self._observer is not None:
+            self._observer(monitor, CONNECTED, b"")
+        observe = None if self._observer is None else partial(self._observer, monitor)
+        client = Connection(self, session, channel, observe)
         self._clients.add(client)
         try:
             await client.run()
         finally:
             self._clients.discard(client)
+            if self._observer is not None:
+                self._observer(monitor, DISCONNECTED, b"")
 
     # -- what the program does with it ------------------------------------------------------
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to every client that has finished its negotiation.
 
-        What is emitted while a command runs reaches its client before the reply.
+        What is emitted while a command runs reaches its client before the reply. An event that
+        has a rate limit may be held back, or replaced by a later one; one that the policy hides,
+        or that was removed from the interface, is dropped.
 
         Args:
             event: the event.
@@ -189,12 +231,33 @@ class QmpServer:
         Raises:
             UsageError: the interface has no such event.
         """
-        if self._dispatcher.schema.event(event) is None:
+        entity = self._dispatcher.schema.event(event)
+        if entity is None:
+            if event in self._dispatcher.removed:
+                return
             raise UsageError(f"the schema has no event {event}")
-        now = self._clock()
-        for client in list(self._clients):
-            client.session.event(event, data, now)
-            client.flush()
+        if self._dispatcher.policy.hides(self._dispatcher.schema, entity):
+            return
+        now = asyncio.get_running_loop().time()
+        self._send(self._throttle.submit(Emission(event, data, self._clock()), now))
+
+    def _send(self, emissions: list[Emission]) -> None:
+        """Send events, and be there when one that waits is due."""
+        for emission in emissions:
+            for client in list(self._clients):
+                client.session.event(emission.event, emission.data, emission.stamp)
+                client.flush()
+        due = self._throttle.next_time
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and not self._stopped.is_set():
+            self._timer = asyncio.get_running_loop().call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        # a timer may go off a little early: the clock's resolution
+        now = max(asyncio.get_running_loop().time(), self._throttle.next_time or 0.0)
+        self._send(self._throttle.expire(now))
 
     def request_close(self) -> None:
         """Close everything as soon as the command that runs, if any, is answered.
@@ -221,6 +284,8 @@ class QmpServer:
         if clients:
             await asyncio.gather(*(client.drain(FLUSH_LIMIT) for client in clients))
         self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
         for client in clients:
             client.stop()
         current = asyncio.current_task()
@@ -236,7 +301,7 @@ class QmpServer:
             sock.close()
         self._listening.clear()
 
-    async def run_command(self, client: _Client, request: Request) -> None:
+    async def run_command(self, client: Connection, request: Request) -> None:
         """Run a command in its turn and answer it."""
         if request.oob:
             await self._answer(client, request)
@@ -248,7 +313,7 @@ class QmpServer:
         if self.closing:
             self._over.set()
 
-    async def _answer(self, client: _Client, request: Request) -> None:
+    async def _answer(self, client: Connection, request: Request) -> None:
         session = client.session
         try:
             result = await self._dispatcher.dispatch(
@@ -260,112 +325,24 @@ class QmpServer:
                 session.finish(request)
         except CommandError as error:
             session.fail(request, error)
+        except PolicyCrashError:
+            self._crash()
         except Exception as error:
             # a fault of ours must not leave the client without an answer
             _log.exception("command %s failed", request.command)
             session.fail(request, CommandError(f"internal error: {error}"))
         client.flush()
 
+    def _crash(self) -> None:
+        """End as a process does that aborts: nobody gets another byte."""
+        if self._abort is not None:
+            self._abort()
+        for client in list(self._clients):
+            client.break_off()
+        self._closing = True
+        self._over.set()
+
     @property
     def closing(self) -> bool:
         """Whether no further command is taken."""
         return self._closing
-
-
-class _Client:
-    """One connection: its session and the tasks that move its bytes."""
-
-    def __init__(self, server: QmpServer, session: Session, channel: Channel) -> None:
-        self.session = session
-        self._server = server
-        self._channel = channel
-        self._wake = asyncio.Event()
-        self._ended = False
-        self._command: asyncio.Task[None] | None = None
-        self._main: asyncio.Task[None] | None = None
-
-    async def run(self) -> None:
-        """Serve the client until it goes or the server closes."""
-        loop = asyncio.get_running_loop()
-        self._main = loop.create_task(self._pump())
-        reader = loop.create_task(self._read())
-        try:
-            # asyncio.wait lets a `stop` from outside end the main task alone
-            await asyncio.wait([self._main])
-            if not self._main.cancelled() and (error := self._main.exception()) is not None:
-                if not isinstance(error, OSError):
-                    raise error
-                _log.debug("a monitor client has gone: %s", error)
-        finally:
-            for task in (reader, self._main):
-                task.cancel()
-            await asyncio.gather(reader, self._main, return_exceptions=True)
-            # a command that runs for a client that has gone is still run to its end
-            await self._channel.close()
-
-    async def _read(self) -> None:
-        """Feed the session whenever it wants data."""
-        while True:
-            try:
-                data = await self._channel.read(READ_SIZE)
-            except OSError:
-                data = b""
-            if not data:
-                break
-            self.session.receive_data(data)
-            self._wake.set()
-            while not self.session.wants_data:
-                await self._channel.pause()
-        self._ended = True
-        self._wake.set()
-
-    async def _pump(self) -> None:
-        """Take requests as the session gives them; at the end of input finish what is there."""
-        session = self.session
-        while True:
-            self.flush()
-            await self._channel.drain()
-            if self._server.closing and self._command is None:
-                break
-            self._wake.clear()
-            request = session.next_request()
-            if request is None:
-                self.flush()
-                self._channel.resume()
-                if self._ended and self._command is None:
-                    break
-                await self._wake.wait()
-            elif request.oob:
-                await self._server.run_command(self, request)
-            else:
-                self._command = self._server.spawn_command(self._run(request))
-        await self.drain(FLUSH_LIMIT)
-
-    async def _run(self, request: Request) -> None:
-        try:
-            await self._server.run_command(self, request)
-        finally:
-            self._command = None
-            self._wake.set()
-
-    def flush(self) -> None:
-        """Hand the session's output to the channel; drop a client that leaves too much unread."""
-        data = self.session.data_to_send()
-        if data:
-            self._channel.write(data)
-        if self._channel.unsent > MAX_UNSENT:
-            _log.warning("a monitor client leaves %d bytes unread, dropped", self._channel.unsent)
-            self._channel.abort()
-            self.stop()
-
-    async def drain(self, limit: float) -> None:
-        """Wait until everything has been sent, or give up."""
-        self.flush()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(limit):
-                await self._channel.flushed()
-
-    def stop(self) -> None:
-        """End the connection from outside."""
-        if self._main is not None:
-            self._main.cancel()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nbexport.qapi.schema import Schema
+    from nbexport.qmp.policy import CompatPolicy
 
 # Requests that wait while one is being run, once oob is on; the same number as in QEMU.
 REQUEST_QUEUE_MAX = 8
@@ -62,6 +64,7 @@ class Session:
         release: the release whose error texts are wanted.
         capabilities: what the greeting offers.
         pretty: print indented.
+        policy: decides which members of events are sent; None sends all.
     """
 
     def __init__(
@@ -72,7 +75,11 @@ class Session:
         release: tuple[int, ...],
         capabilities: Sequence[str] = ("oob",),
         pretty: bool = False,
+        policy: CompatPolicy | None = None,
     ) -> None:
+        self._hides = (
+            partial(policy.hides, schema) if policy is not None and policy.hides_some else None
+        )
         self._schema = schema
         self._release = release
         self._offered = tuple(capabilities)
@@ -256,7 +263,8 @@ class Session:
         envelope: dict[str, Any] = {"event": name, "timestamp": time}
         if data is not None:
             event = self._schema.event(name)
-            envelope["data"] = arrange(self._schema, event.arg_type if event else None, dict(data))
+            kind = event.arg_type if event else None
+            envelope["data"] = arrange(self._schema, kind, dict(data), hides=self._hides)
         self._send(envelope)
 
     def _send_return(self, value: Any, id_: Any, *, has_id: bool) -> None:

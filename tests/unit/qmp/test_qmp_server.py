@@ -13,7 +13,7 @@ import pytest
 
 from nbexport.errors import CommandError, PeerError, UsageError
 from nbexport.qapi import load_release
-from nbexport.qmp import Dispatcher, QmpClient, QmpCommandError, QmpServer, endpoints, server
+from nbexport.qmp import Dispatcher, QmpClient, QmpCommandError, QmpServer, connection, endpoints
 
 VERSION = {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
 CAPS = b'{"execute":"qmp_capabilities"}'
@@ -210,7 +210,7 @@ def test_a_silent_client_delays_nobody(path, tmp_path):
             writer.write(CAPS + b"{'execute':'query-version'}" * 5)
             assert (await lines(reader, 7))[-1]["return"]["package"] == ""
             unsent = [client._channel.unsent for client in made.server._clients]
-            assert max(unsent) <= server.MAX_UNSENT
+            assert max(unsent) <= connection.MAX_UNSENT
             writer.close()
             await asyncio.get_running_loop().run_in_executor(None, deaf.close)
 
@@ -218,7 +218,7 @@ def test_a_silent_client_delays_nobody(path, tmp_path):
 
 
 def test_a_client_that_never_reads_its_events_is_dropped(path, monkeypatch):
-    monkeypatch.setattr(server, "MAX_UNSENT", 100_000)
+    monkeypatch.setattr(connection, "MAX_UNSENT", 100_000)
 
     async def scenario():
         async with program(path) as made:
@@ -488,4 +488,4 @@ def test_client_of_something_else(path):
 
 def test_limits_are_stated():
     assert endpoints.BACKLOG == 1
-    assert server.READ_SIZE <= server.MAX_UNSENT
+    assert connection.READ_SIZE <= connection.MAX_UNSENT
