@@ -170,9 +170,8 @@ class Node:
         if self.store is not None:
             # Those that the image has stay in their places; new ones follow, the newest first.
             places = {entry.name: place for place, entry in enumerate(self.store.stored)}
-            ordered = sorted(
-                reversed(self.bitmaps), key=lambda bitmap: places.get(bitmap.name, len(places))
-            )
+            newest_first = self.bitmaps[::-1]
+            ordered = sorted(newest_first, key=lambda bitmap: places.get(bitmap.name, len(places)))
             self.store.keep(
                 block.PersistentBitmap(
                     bitmap.name,

@@ -120,8 +120,13 @@ def bitmap(kind, name, **more):
 def start(client):
     """Begin as a machine that runs: its disk, and the guest's way to it."""
     client.execute("nbd-server-start", addr=unix())
-    client.execute("blockdev-add", driver="qcow2", node_name="disk", discard="unmap",
-                   file={"driver": "file", "filename": "disk.qcow2", "node-name": "disk-file"})
+    client.execute(
+        "blockdev-add",
+        driver="qcow2",
+        node_name="disk",
+        discard="unmap",
+        file={"driver": "file", "filename": "disk.qcow2", "node-name": "disk-file"},
+    )
     client.execute("block-dirty-bitmap-add", node="disk", name="check1", persistent=True)
     client.execute("block-export-add", type="nbd", id="guest", node_name="disk", name="guest",
                    writable=True)  # fmt: skip
