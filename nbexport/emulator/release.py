@@ -144,6 +144,18 @@ class Release:
         """Whether a transaction refuses a completion mode before its first action."""
         return self._has((8, 1, 0))
 
+    @property
+    def backup_filter(self) -> str | None:
+        """The driver of the node that a backup puts above its source; None if there is none."""
+        if self._has((6, 2, 0)):
+            return "copy-before-write"
+        return "backup-top" if self._has((4, 2, 0)) else None
+
+    @property
+    def filter_lists_bitmaps(self) -> bool:
+        """Whether such a node has bitmaps of what it copied and of what may be asked for."""
+        return self._has((7, 0, 0))
+
     # What a monitor offers, and how it speaks.
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from nbexport.emulator.commands import (
+    backup,
     bitmap,
     block,
     export,
+    job,
     legacy,
     objects,
     process,
@@ -16,9 +18,11 @@ from nbexport.emulator.commands.registry import COMMANDS, Handler
 __all__ = [
     "COMMANDS",
     "Handler",
+    "backup",
     "bitmap",
     "block",
     "export",
+    "job",
     "legacy",
     "objects",
     "process",
