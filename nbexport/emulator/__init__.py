@@ -6,6 +6,7 @@ from nbexport.emulator.host import MonitorAddress, make_monitor, run_monitor
 from nbexport.emulator.machine import PROGRAMS, Machine
 from nbexport.emulator.release import Release
 from nbexport.emulator.replay import Answer, Comparison, Difference, replay, replay_at
+from nbexport.emulator.sessions import StepAnswer, play, play_at
 from nbexport.emulator.targets import TARGETS, Target, launch
 from nbexport.emulator.transcript import Transcript, TranscriptWriter
 
@@ -18,11 +19,14 @@ __all__ = [
     "Machine",
     "MonitorAddress",
     "Release",
+    "StepAnswer",
     "Target",
     "Transcript",
     "TranscriptWriter",
     "launch",
     "make_monitor",
+    "play",
+    "play_at",
     "replay",
     "replay_at",
     "run_monitor",

@@ -87,6 +87,7 @@ class Builder:
                 "to unmap"
             )
         read_only = options.get("read-only", read_only)
+        options = _with_inherited_cache(options)
         driver = options["driver"]
         if driver == "file":
             return self._file(options, read_only=read_only)
@@ -116,6 +117,9 @@ class Builder:
 
     def _raw(self, file: Node, options: Options, *, read_only: bool) -> Node:
         name = self._name(options)
+        for given in ("offset", "size"):
+            if options.get(given, 0) < 0:
+                raise CommandError(f"Parameter '{given}' expects a non-negative number below 2^64")
         disk = block.RawNode(file.block, options.get("offset", 0), options.get("size"))
         disk.read_only = read_only
         return self._register(name, disk, options, read_only=read_only, file=file)
@@ -153,6 +157,8 @@ class Builder:
     def _file(self, options: Options, *, read_only: bool) -> Node:
         name = self._name(options)
         filename = options["filename"].removeprefix("file:")
+        if not filename:
+            raise CommandError("The 'file' block driver requires a file name")
         if not read_only:
             _check_writable(filename)
         disk = block.FileNode(filename, writable=not read_only)
@@ -168,12 +174,14 @@ class Builder:
             disk = block.Qcow2Node(file.block, writable=writable)
             node = self._register(name, disk, options, read_only=read_only, file=file)
             if disk.backing is not None:
-                node.backing = self._register_opened(disk.backing)
+                node.backing = self._register_opened(disk.backing, options["cache"])
             self._begin_writing(node, disk)
             return node
         disk = block.Qcow2Node(file.block, backing=None, writable=writable)
         node = self._register(name, disk, options, read_only=read_only, file=file)
         if options["backing"] is not None:
+            if disk.header.backing_file is not None:
+                _check_backing(options["backing"])
             try:
                 node.backing = self._child(options["backing"], read_only=True, depth=depth)
             except block.ImageLockedError as error:
@@ -196,15 +204,15 @@ class Builder:
             for bitmap in node.bitmaps:
                 bitmap.set_enabled(bitmap.enabled)
 
-    def _register_opened(self, disk: BlockNode) -> Node:
+    def _register_opened(self, disk: BlockNode, cache: Options) -> Node:
         """Register a node that the block layer opened itself, its children first."""
-        file = self._register_opened(disk.file) if disk.file is not None else None
-        options: Options = {"driver": disk.driver}
+        file = self._register_opened(disk.file, cache) if disk.file is not None else None
+        options: Options = {"driver": disk.driver, "cache": cache}
         if file is None:
             options["filename"] = disk.filename
         node = self._register(self._graph.generate_name(), disk, options, read_only=True, file=file)
         if disk.backing is not None:
-            node.backing = self._register_opened(disk.backing)
+            node.backing = self._register_opened(disk.backing, cache)
         return node
 
     def _register(
@@ -222,6 +230,33 @@ class Builder:
         self._graph.nodes[name] = node
         self._made.append(node)
         return node
+
+
+def _with_inherited_cache(options: Options) -> Options:
+    """Return a node's options, and in those of its children what they do not say of caching."""
+    own = options.get("cache", {})
+    children = {
+        role: {**options[role], "cache": own | options[role].get("cache", {})}
+        for role in ("file", "backing")
+        if isinstance(options.get(role), dict)
+    }
+    return {**options, "cache": own, **children}
+
+
+def _check_backing(given: str | Options) -> None:
+    """Refuse a backing file whose own file QEMU would take from the image's header as well.
+
+    QEMU uses that name unless the options have one at the place where it looks.
+    """
+    if isinstance(given, str):
+        return
+    text = None
+    if given["driver"] == "file":
+        text = "Can't specify 'file' and 'filename' options at the same time"
+    elif isinstance(given.get("file"), str):
+        text = "Cannot reference an existing block device with additional options or a new filename"
+    if text is not None:
+        raise CommandError(f"Could not open backing file: {text}")
 
 
 def _check_writable(filename: str) -> None:

@@ -169,12 +169,14 @@ class Node:
         return self.block.bitmap_store if isinstance(self.block, block.Qcow2Node) else None
 
     def keep_bitmaps(self) -> None:
-        """Tell the image which persistent bitmaps it is to store when it is closed."""
+        """Tell the image which persistent bitmaps it is to store when it is closed.
+
+        Those that it holds keep their places; behind them come new ones, the newest first.
+        """
         if self.store is not None:
-            # Those that the image has stay in their places; new ones follow, the newest first.
             places = {entry.name: place for place, entry in enumerate(self.store.stored)}
-            newest_first = self.bitmaps[::-1]
-            ordered = sorted(newest_first, key=lambda bitmap: places.get(bitmap.name, len(places)))
+            kept = [bitmap for bitmap in self.bitmaps[::-1] if bitmap.persistent]
+            kept.sort(key=lambda bitmap: places.get(bitmap.name, len(places)))
             self.store.keep(
                 block.PersistentBitmap(
                     bitmap.name,
@@ -183,8 +185,7 @@ class Node:
                     bitmap.inconsistent,
                     None if bitmap.inconsistent else bitmap.bits,
                 )
-                for bitmap in ordered
-                if bitmap.persistent
+                for bitmap in kept
             )
 
     def close(self) -> None:

@@ -144,6 +144,10 @@ class Machine:
         """Drop an export that serves nobody any more, and tell the monitors."""
         await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
+        node = export.node
+        if not (node.monitor_owned or self.graph.parents(node) or self.graph.exports_of(node)):
+            # Whoever opened it is gone; the export was its last user.
+            self.close_nodes(self.graph.remove(node))
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)

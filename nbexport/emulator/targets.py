@@ -1,6 +1,6 @@
-"""Something that speaks QMP, in a process of its own: the emulator, or QEMU's storage daemon.
+"""Something that speaks QMP, in a process of its own: the emulator, or a program of QEMU's.
 
-Notebooks and tests start either by name and drive both with the same script.
+Notebooks and tests start any of them by name and drive them all with the same script.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ from nbexport import qmp
 from nbexport.errors import PeerError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-TARGETS = ("emulated", "qemu-storage-daemon")
+TARGETS = ("emulated", "qemu-storage-daemon", "qemu-system")
+# What a target is called where a program of QEMU's has another name: program and Debian package.
+_PROGRAMS = {
+    "qemu-storage-daemon": ("qemu-storage-daemon", "qemu-system-common"),
+    "qemu-system": ("qemu-system-x86_64", "qemu-system-x86"),
+}
+# A machine without processor, memory or devices: what is left is the monitor and the block layer.
+_NO_MACHINE = ("-machine", "none", "-nodefaults", "-display", "none")
 START_TIME_LIMIT_S = 20.0
 STOP_TIME_LIMIT_S = 10.0
 
@@ -32,33 +39,37 @@ class Target:
     Args:
         name: one of `TARGETS`.
         release: what the emulator behaves as; a real QEMU is what it is.
+        options: further words of the command line, such as ``--compat`` and its value. The
+            emulator and QEMU each have their own; what a program does not know, it refuses.
 
     Raises:
         UsageError: there is no such target, or its program is not installed.
         PeerError: it did not come up.
 
     Attributes:
+        name: which target it is.
+        release: as it was asked for; see `version` for what answers.
         qmp: a negotiated client of its monitor.
         folder: a temporary folder that lasts as long as the process.
     """
 
-    def __init__(self, name: str, release: str) -> None:
+    def __init__(self, name: str, release: str, options: Sequence[str] = ()) -> None:
         if name not in TARGETS:
             raise UsageError(f"unknown target '{name}' (known: {', '.join(TARGETS)})")
         self.name = name
+        self.release = release
         self.folder = Path(tempfile.mkdtemp(prefix="nbexport-"))
         atexit.register(self.close)
         self._process: subprocess.Popen[str] | None = None
         try:
-            monitor = self.folder / "monitor.sock"
             self._process = subprocess.Popen(
-                _command(name, release, monitor),
+                [*_command(name, release, self.monitor_socket), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            self.qmp = self._connect(monitor)
+            self.qmp = self._connect(self.monitor_socket)
         except BaseException:
             self.close()
             raise
@@ -79,6 +90,24 @@ class Target:
                         raise
             time.sleep(0.01)
         raise PeerError(f"{self.name} did not start in {START_TIME_LIMIT_S:.0f} s")
+
+    @property
+    def monitor_socket(self) -> Path:
+        """Where the monitor listens. It talks with one client at a time, which is `qmp` at first.
+
+        To point an application at it, close `qmp`; `reconnect` brings it back.
+        """
+        return self.folder / "monitor.sock"
+
+    def reconnect(self) -> qmp.QmpClient:
+        """Connect `qmp` anew, as soon as the monitor has nobody else to talk with.
+
+        Raises:
+            PeerError: the process has ended, or the monitor stays occupied.
+        """
+        self.qmp.close()
+        self.qmp = self._connect(self.monitor_socket)
+        return self.qmp
 
     @property
     def version(self) -> str:
@@ -120,20 +149,23 @@ class Target:
         self.close()
 
 
-def launch(name: str, release: str) -> Target:
+def launch(name: str, release: str, options: Sequence[str] = ()) -> Target:
     """Start a target; see `Target`."""
-    return Target(name, release)
+    return Target(name, release, options)
 
 
 def _command(name: str, release: str, monitor: Path) -> list[str]:
     if name == "emulated":
         python = [sys.executable, "-m", "nbexport"]
         return [*python, "qmp", "--release", release, "--socket", str(monitor)]
-    program = shutil.which(name)
-    if program is None:
-        raise UsageError(f"{name} is not installed (Debian package qemu-system-common)")
+    program, package = _PROGRAMS[name]
+    path = shutil.which(program)
+    if path is None:
+        raise UsageError(f"{program} is not installed (Debian package {package})")
     chardev = f"socket,id=monitor,path={monitor},server=on,wait=off"
-    return [program, "--chardev", chardev, "--monitor", "chardev=monitor"]
+    if name == "qemu-system":
+        return [path, *_NO_MACHINE, "-chardev", chardev, "-mon", "chardev=monitor,mode=control"]
+    return [path, "--chardev", chardev, "--monitor", "chardev=monitor"]
 
 
 def _end(process: subprocess.Popen[str]) -> None:

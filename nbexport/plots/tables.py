@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nbexport.bits import Extents
+    from nbexport.emulator import StepAnswer
     from nbexport.timeline.history import History
 
 _WINDOW_MIN = 256 * KiB
@@ -123,6 +125,56 @@ def availability_table(found: Mapping[str, Sequence[str]], releases: Sequence[st
     """
     cells = ([answer or "-" for answer in answers] for answers in found.values())
     return _through_releases(tuple(found), releases, list(zip(*cells, strict=True)))
+
+
+def answer_table(answers: Mapping[str, StepAnswer]) -> Table:
+    """Tabulate what a monitor answered to each step of a script, and which events came.
+
+    Args:
+        answers: the answers, by what their steps are called.
+    """
+    rows = [
+        (
+            name,
+            answer.command,
+            _told(answer),
+            "; ".join(
+                f"{event['event']} {json.dumps(event.get('data', {}))} {when} the reply"
+                for events, when in ((answer.before, "before"), (answer.after, "after"))
+                for event in events
+            ),
+        )
+        for name, answer in answers.items()
+    ]
+    return Table(("step", "command", "answer", "events"), rows)
+
+
+def comparison_table(answers: Mapping[str, Mapping[str, StepAnswer]]) -> Table:
+    """Tabulate what several monitors answered to the same script; neighbours alike share a column.
+
+    An event stands before the answer or behind it, as it came.
+
+    Args:
+        answers: for each monitor its answers, by what their steps are called.
+    """
+    steps = tuple(next(iter(answers.values()))) if answers else ()
+    columns = [tuple(_with_events(found[step]) for step in steps) for found in answers.values()]
+    return _through_releases(steps, list(answers), columns)
+
+
+def _with_events(answer: StepAnswer) -> str:
+    before, after = ([event["event"] for event in some] for some in (answer.before, answer.after))
+    return ", ".join([*before, _told(answer), *after])
+
+
+def _told(answer: StepAnswer) -> str:
+    """Return an answer in a line: nothing to tell is a tick, a refusal its class and text."""
+    if "error" in answer.reply:
+        error = answer.reply["error"]
+        known = error["class"] == "GenericError"
+        return str(error["desc"]) if known else f"{error['class']}: {error['desc']}"
+    result = answer.reply["return"]
+    return "\N{CHECK MARK}" if result == {} else json.dumps(result)
 
 
 def _through_releases(

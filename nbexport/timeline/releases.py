@@ -174,20 +174,40 @@ class ReleaseData:
             raise UsageError(f"no release {name}: known are {main[0]} to {main[-1]}")
         return found
 
-    def earliest_removal(self, deprecated: str) -> Release | None:
+    def earliest_removal(self, deprecated: str, *, window: int | None = None) -> Release | None:
         """Return the first release that may be without what another one deprecated.
+
+        Args:
+            deprecated: the release that deprecated it.
+            window: in how many releases it works on, that one included; None for the policy's.
 
         Returns:
             A release of the main line; None if it is not out yet.
 
         Raises:
+            UsageError: there is no such release, or the window is less than one release.
+        """
+        window = self.policy.releases if window is None else window
+        if window < 1:
+            raise UsageError(f"a window of {window} releases: expected at least 1")
+        since = max(self.release(deprecated).version, _version(self.policy.began))
+        # A stable release counts as the main one that it belongs to.
+        later = [entry for entry in self.main_line if entry.version >= (*since[:2], 0)]
+        return later[window] if len(later) > window else None
+
+    @cached_property
+    def main_line(self) -> tuple[Release, ...]:
+        """The releases of the main line, oldest first."""
+        return tuple(entry for entry in self.releases if not entry.is_stable)
+
+    def between(self, first: str, last: str) -> tuple[Release, ...]:
+        """Return the main line from one release up to another, that one excluded.
+
+        Raises:
             UsageError: there is no such release.
         """
-        since = max(self.release(deprecated).version, _version(self.policy.began))
-        main = [entry for entry in self.releases if not entry.is_stable]
-        # A stable release counts as the main one that it belongs to.
-        later = [entry for entry in main if entry.version >= (*since[:2], 0)]
-        return later[self.policy.releases] if len(later) > self.policy.releases else None
+        low, high = self.release(first).version, self.release(last).version
+        return tuple(entry for entry in self.main_line if low <= entry.version < high)
 
 
 # -- reading ----------------------------------------------------------------------------------
@@ -433,13 +453,26 @@ def deprecated_in(version: tuple[int, ...]) -> Mapping[str, Deprecation]:
     return {entry.item: entry for entry in deprecations() if holds(entry)}
 
 
-def earliest_removal(deprecated: str) -> Release | None:
+def earliest_removal(deprecated: str, *, window: int | None = None) -> Release | None:
     """Return the first release that may be without what the release ``deprecated`` deprecated.
+
+    Args:
+        deprecated: the release that deprecated it.
+        window: in how many releases it works on, that one included; None for the policy's.
 
     Returns:
         A release of the main line; None if it is not out yet.
 
     Raises:
+        UsageError: there is no such release, or the window is less than one release.
+    """
+    return _data().earliest_removal(deprecated, window=window)
+
+
+def between(first: str, last: str) -> tuple[Release, ...]:
+    """Return the main line from one release up to another, that one excluded.
+
+    Raises:
         UsageError: there is no such release.
     """
-    return _data().earliest_removal(deprecated)
+    return _data().between(first, last)

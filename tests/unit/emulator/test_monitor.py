@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nbexport.emulator import Machine, MonitorAddress, Release, launch
-from nbexport.errors import CommandError, UsageError
+from nbexport.errors import CommandError, PeerError, UsageError
 from nbexport.qapi import validate
 from nbexport.qmp import QmpClient
 
@@ -28,11 +28,7 @@ def disk(two_bitmaps_copy):
     return {**DISK, "file": {"driver": "file", "filename": str(two_bitmaps_copy)}}
 
 
-@pytest.fixture(params=["5.2", "7.2.0", "7.2"])
-def machine(request):
-    with launch("emulated", request.param) as target:
-        target.name = request.param
-        yield target
+EACH_RELEASE = pytest.mark.qmp_releases("5.2", "7.2.0", "7.2")
 
 
 def start(machine, disk):
@@ -45,50 +41,55 @@ def export(name, **more):
     return {"type": "nbd", "id": name, "node-name": "n0", "name": name, **more}
 
 
-def test_the_greeting_tells_the_release(machine):
-    expected = {"5.2": "5.2.0", "7.2.0": "7.2.0", "7.2": "7.2.22"}[machine.name]
-    assert machine.version == expected
-    assert machine.qmp.execute("query-version")["package"] == "nbexport"
+@EACH_RELEASE
+def test_the_greeting_tells_the_release(qmp_emulator):
+    expected = {"5.2": "5.2.0", "7.2.0": "7.2.0", "7.2": "7.2.22"}[qmp_emulator.release]
+    assert qmp_emulator.version == expected
+    assert qmp_emulator.qmp.execute("query-version")["package"] == "nbexport"
 
 
-def test_the_event_comes_before_or_after_the_reply(machine, disk):
-    start(machine, disk)
-    machine.qmp.execute("block-export-add", export("e", bitmaps=["weekly"]))
-    machine.qmp.execute("block-export-del", {"id": "e"})
-    before = [event["data"] for event in machine.qmp.events]
-    assert before == ([{"id": "e"}] if machine.name == "7.2" else [])
-    assert machine.qmp.wait_event("BLOCK_EXPORT_DELETED")["data"] == {"id": "e"}
-    assert machine.qmp.execute("query-block-exports") == []
+@EACH_RELEASE
+def test_the_event_comes_before_or_after_the_reply(qmp_emulator, disk):
+    start(qmp_emulator, disk)
+    qmp_emulator.qmp.execute("block-export-add", export("e", bitmaps=["weekly"]))
+    qmp_emulator.qmp.execute("block-export-del", {"id": "e"})
+    before = [event["data"] for event in qmp_emulator.qmp.events]
+    assert before == ([{"id": "e"}] if qmp_emulator.release == "7.2" else [])
+    assert qmp_emulator.qmp.wait_event("BLOCK_EXPORT_DELETED")["data"] == {"id": "e"}
+    assert qmp_emulator.qmp.execute("query-block-exports") == []
 
 
-def test_a_bitmap_by_node_and_name_needs_7_1(machine, disk):
-    start(machine, disk)
+@EACH_RELEASE
+def test_a_bitmap_by_node_and_name_needs_7_1(qmp_emulator, disk):
+    start(qmp_emulator, disk)
     by_node = export("e", bitmaps=[{"node": "n0", "name": "daily"}])
-    reply = machine.ask("block-export-add", by_node)
-    if machine.name == "5.2":
+    reply = qmp_emulator.ask("block-export-add", by_node)
+    if qmp_emulator.release == "5.2":
         desc = "Invalid parameter type for 'bitmaps[0]', expected: string"
         assert reply["error"]["desc"] == desc
     else:
         assert reply == {"return": {}}
 
 
-def test_a_wrong_enum_value_is_told_in_the_words_of_the_release(machine):
-    reply = machine.ask("block-export-add", {**export("e"), "type": "bogus"})
+@EACH_RELEASE
+def test_a_wrong_enum_value_is_told_in_the_words_of_the_release(qmp_emulator):
+    reply = qmp_emulator.ask("block-export-add", {**export("e"), "type": "bogus"})
     old = "Invalid parameter 'bogus'"
     new = "Parameter 'type' does not accept value 'bogus'"
-    assert reply["error"]["desc"] == (old if machine.name == "5.2" else new)
+    assert reply["error"]["desc"] == (old if qmp_emulator.release == "5.2" else new)
 
 
-def test_descriptions_of_nodes_fit_the_schema_of_the_release(machine, disk):
-    machine.qmp.execute("blockdev-add", disk)
-    schema = schema_of(machine.name)
+@EACH_RELEASE
+def test_descriptions_of_nodes_fit_the_schema_of_the_release(qmp_emulator, disk):
+    qmp_emulator.qmp.execute("blockdev-add", disk)
+    schema = schema_of(qmp_emulator.release)
     returned = schema.command("query-named-block-nodes").ret_type
-    nodes = machine.qmp.execute("query-named-block-nodes")
+    nodes = qmp_emulator.qmp.execute("query-named-block-nodes")
     validate(schema, returned, nodes)
     top = next(node for node in nodes if node["node-name"] == "n0")
-    assert ("encryption_key_missing" in top) is (machine.name == "5.2")
+    assert ("encryption_key_missing" in top) is (qmp_emulator.release == "5.2")
     states = {bitmap.get("status") for bitmap in top["dirty-bitmaps"]}
-    assert states == ({"active"} if machine.name == "5.2" else {None})
+    assert states == ({"active"} if qmp_emulator.release == "5.2" else {None})
 
 
 def schema_of(release):
@@ -259,6 +260,28 @@ def test_a_target_that_cannot_start_leaves_nothing(name, release, message, tmp_p
     with pytest.raises(Exception, match=message):
         launch(name, release)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qemu-system", r"qemu-system-x86_64 is not installed \(Debian package qemu-system-x86\)"),
+        ("qemu-storage-daemon", "is not installed .*qemu-system-common"),
+    ],
+)
+def test_a_target_whose_program_is_missing_names_it(name, message, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(UsageError, match=message):
+        launch(name, "7.2")
+
+
+def test_options_of_a_target_are_words_of_its_command_line():
+    with launch("emulated", "6.0", ["--compat", "deprecated-input=reject"]) as target:
+        refused = target.ask("nbd-server-remove", {"name": "x"})["error"]
+        assert refused["class"] == "CommandNotFound"
+        assert "disabled by policy" in refused["desc"]
+    with pytest.raises(PeerError, match=r"(?s)did not start: .*No such option.*--no-such"):
+        launch("emulated", "6.0", ["--no-such"])
 
 
 def test_a_monitor_has_one_address():

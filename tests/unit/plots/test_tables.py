@@ -1,8 +1,18 @@
 import pytest
 
 from nbexport.bits import Extents
+from nbexport.emulator import StepAnswer
 from nbexport.errors import UsageError
-from nbexport.plots import Table, availability_table, bitmap_table, history_table, map_table, window
+from nbexport.plots import (
+    Table,
+    answer_table,
+    availability_table,
+    bitmap_table,
+    comparison_table,
+    history_table,
+    map_table,
+    window,
+)
 from nbexport.timeline.history import EffectiveMember, History
 
 BITMAP = "qemu:dirty-bitmap:b0"
@@ -84,3 +94,42 @@ def test_availability_joins_neighbours_that_are_alike():
         ("old", "yes", "deprecated"),
         ("new", "-", "yes"),
     ]
+
+
+def answer(result, *, before=(), after=()):
+    events = [tuple({"event": name, "data": {"id": "e"}} for name in some)
+              for some in (before, after)]  # fmt: skip
+    return StepAnswer("some-command", result, *events)
+
+
+REFUSED = {"error": {"class": "GenericError", "desc": "No <such> thing"}}
+UNKNOWN = {"error": {"class": "CommandNotFound", "desc": "Not found"}}
+
+
+def test_answers_are_told_with_their_events():
+    table = answer_table(
+        {
+            "one": answer({"return": {}}, before=["GONE"], after=["SEEN"]),
+            "two": answer({"return": [1, {"a": "b"}]}),
+            "three": answer(REFUSED),
+            "four": answer(UNKNOWN),
+        }
+    )
+    assert [row[2:] for row in table.rows] == [
+        ("\N{CHECK MARK}", 'GONE {"id": "e"} before the reply; SEEN {"id": "e"} after the reply'),
+        ('[1, {"a": "b"}]', ""),
+        ("No <such> thing", ""),
+        ("CommandNotFound: Not found", ""),
+    ]
+    assert "No &lt;such&gt; thing" in table._repr_html_()
+
+
+def test_monitors_that_answer_alike_share_a_column():
+    done, late = answer({"return": {}}), answer({"return": {}}, after=["GONE"])
+    table = comparison_table(
+        {"1.0": {"x": answer(UNKNOWN)}, "1.1": {"x": done}, "1.2": {"x": done}, "1.3": {"x": late}}
+    )
+    assert list(table.header) == ["", "1.0", "1.1 to 1.2", "1.3"]
+    tick = "\N{CHECK MARK}"
+    assert table.rows == [("x", "CommandNotFound: Not found", tick, f"{tick}, GONE")]
+    assert comparison_table({}).rows == []
