@@ -360,13 +360,20 @@ class Job:
             for job in self.group:
                 if job is not self:
                     job._cancel_later()
+            for job in self.group:
+                if job._task is not None:
+                    job.wake()
+                    await job._ended.wait()
             for job in list(self.group):
-                if not job.is_completed:
-                    if job._task is not None:
-                        job._continue_to_end()
-                        await job._ended.wait()
-                    job._update_result()
+                job.end_if_cancelled()
                 job._finish()
+
+    def end_if_cancelled(self) -> None:
+        """Let a job that was cancelled, and has nothing in hand any more, take note of it."""
+        if self.cancelled and not self.is_completed and self._ended.is_set():
+            if self.status is Status.PAUSED:
+                self._go(Status.RUNNING)
+            self._update_result()
 
     def _finish(self) -> None:
         self._update_result()
@@ -424,6 +431,7 @@ class Jobs:
         self.holders = 0
         self.quiet: list[Node] = []
         self._aborting: list[list[Job]] = []
+        self._ending = False
 
     @property
     def newest_first(self) -> list[Job]:
@@ -477,8 +485,23 @@ class Jobs:
                 for job in self.newest_first:
                     job.wake()
 
-    def _disturbed(self, node: Node | None) -> list[Job]:
-        return [job for job in self.newest_first if node is None or job.uses(node)]
+    def _disturbed(self, node: Node) -> list[Job]:
+        return [job for job in self.newest_first if job.uses(node)]
+
+    def _places(self, pick: Callable[[Sequence[int]], int]) -> list[Job]:
+        """Return all jobs, in the order of one of each job's nodes, the oldest first if equal."""
+        nodes = list(self._graph.nodes.values())
+
+        def place(job: Job) -> int:
+            used = [number for number, node in enumerate(nodes) if job.uses(node)]
+            return pick(used) if used else len(nodes)
+
+        return sorted(self._graph.jobs.values(), key=place)
+
+    def _pause_all(self) -> None:
+        # Node after node, the oldest first, is told to be quiet, and with it who uses it.
+        for job in self._places(min):
+            job.pause()
 
     def quiesce(self, node: Node) -> None:
         """Let nothing be under way at a node until `release`; the jobs must be held."""
@@ -495,10 +518,14 @@ class Jobs:
     def drain(self, node: Node | None = None, *, times: int = 1) -> None:
         """Let nothing be under way at a node, or at any, for a moment; the jobs must be held."""
         for _ in range(times):
-            paused = self._disturbed(node)
-            for job in paused:
-                job.pause()
-            for job in reversed(paused) if node is None else paused:
+            if node is not None:
+                for job in [] if self._ending else reversed(self._disturbed(node)):
+                    job.end_if_cancelled()
+                self.quiesce(node)
+                self.release(node)
+                continue
+            self._pause_all()
+            for job in self._places(max):
                 job.resume()
 
     async def disturb(self, node: Node, *, times: int) -> None:
@@ -509,9 +536,9 @@ class Jobs:
 
     async def end_all(self) -> None:
         """Cancel every job, as a process does that ends."""
+        self._ending = True
         async with self.held():
-            for job in self.newest_first:
-                job.pause()
+            self._pause_all()
         for job in self.newest_first:
             if job.status in {Status.CONCLUDED, Status.NULL}:
                 self.forget(job)

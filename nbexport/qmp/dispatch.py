@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Dispatcher:
         release: the release whose error texts are wanted.
         policy: what is done about deprecated and unstable interfaces; the default accepts all.
         removed: names of events that the schema had once; nobody is told of them.
+        order: names of commands in the order of their registration; others follow in the schema's.
 
     Raises:
         UsageError: a handler for a command that the schema does not have.
@@ -47,8 +48,10 @@ class Dispatcher:
         release: tuple[int, ...],
         policy: CompatPolicy | None = None,
         removed: Collection[str] = (),
+        order: Sequence[str] = (),
     ) -> None:
         self.schema = schema
+        self._places = {name: place for place, name in enumerate(order)}
         self.removed = frozenset(removed)
         self.policy = policy or CompatPolicy(release=release)
         self.release = release
@@ -104,9 +107,8 @@ class Dispatcher:
 
     async def _query_commands(self, _arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the commands, newest registration first, as QEMU lists them."""
-        commands = list(self.schema.commands())
-        # Those without generated code are registered after the others.
-        names = [command.name for command in sorted(commands, key=lambda each: not each.gen)]
+        names = [command.name for command in self.schema.commands()]
+        names.sort(key=lambda name: self._places.get(name, len(self._places)))
         served = [name for name in names if name in self._handlers or name == NEGOTIATION]
         return [{"name": name} for name in reversed(served)]
 

@@ -331,11 +331,12 @@ def test_the_storage_daemon_has_no_machine(tmp_path):
     assert len(errors(both(tmp_path, act, (DAEMON, OURS)))) == 5
 
 
-def test_commands_are_listed_in_qemus_order(tmp_path):
+@pytest.mark.parametrize("programs", PROGRAMS, ids=["system", "daemon"])
+def test_commands_are_listed_in_qemus_order(tmp_path, programs):
     lists = []
-    for program in (SYSTEM, OURS_AS_SYSTEM):
+    for program in programs:
         with monitor(program, tmp_path / program) as client:
             lists.append([each["name"] for each in client.execute("query-commands")])
     theirs, ours = lists
-    assert len(ours) > 30
+    assert len(ours) > 40
     assert [name for name in theirs if name in ours] == ours, json.dumps(ours)

@@ -96,7 +96,7 @@ def both(tmp_path, images, act, programs=(SYSTEM, OURS_AS_SYSTEM)):
             seen = act(Driver(client))
             client.quit()
             text = json.dumps(client.log, sort_keys=True)
-            text = re.sub(r'"actual-size": \d+', '"actual-size": 0', text)
+            text = re.sub(r'"(actual|virtual)-size": \d+', r'"\1-size": 0', text)
             found.append((json.loads(GENERATED.sub("#block", text)), seen))
     for theirs, ours in zip(*(log for log, _seen in found), strict=True):
         assert ours == theirs
@@ -308,3 +308,23 @@ def test_other_options(tmp_path, images):
             it.look()
 
     both(tmp_path, images, act)
+
+
+def test_disks_of_other_drivers(tmp_path, images):
+    def act(it):
+        null = {"driver": "null-co", "node-name": "n", "size": MiB}
+        it.add(null)
+        for more in ({"size": 2 * MiB}, {"read-only": True}, {"latency-ns": 5}, {}):
+            it.reopen({**null, **more})
+            it.look()
+        it.reopen({"driver": "null-co", "node-name": "n"})
+        it.add(qcow2("t", file("other.qcow2")))
+        cbw = {"driver": "copy-before-write", "node-name": "c", "file": "t", "target": "n"}
+        it.reopen(null)
+        it.add(cbw)
+        for more in ({}, {"file": "nope"}, {"read-only": True}, {"detect-zeroes": "unmap"}):
+            it.reopen({**cbw, **more})
+        it.delete("c", "t", "n")
+
+    told = errors(both(tmp_path, images, act)[0])
+    assert "Option 'size' cannot be reset to its default value" in told

@@ -151,7 +151,6 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
     writable = arguments.get("writable", False)
     if writable and node.read_only:
         raise CommandError("Cannot export read-only node as writable")
-    attached = False
     fixed = arguments.get("fixed-iothread", False)
     for name in _threads(arguments):
         thread = machine.objects.thread(name)
@@ -160,6 +159,7 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         except CommandError:
             if fixed:
                 raise
+    attached = False
     try:
         use(machine, node, permissions.export_use(writable=writable, fixed_size=False))
         attached = True

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @command("transaction")
 async def transaction(machine: Machine, arguments: Arguments) -> None:
-    """Prepare the actions in order, then commit them; undo them in reverse if one fails."""
+    """Prepare the actions in order, then commit them; undo them in reverse if one fails.
+
+    (QEMU 7.2 never answers if that happens after two backups that were to end together.)
+    """
     grouped = arguments.get("properties", {}).get("completion-mode") == "grouped"
     await _run(machine, arguments["actions"], grouped=grouped)
 
