@@ -30,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 CANCEL_SECONDS: Final = 0.2
 """How long a command that cancels a job waits for it before it replies."""
 
+END_SECONDS: Final = 10.0
+"""How long a process that ends waits for what a job has in hand."""
+
 
 class Status(StrEnum):
     """States of a job that has been created."""
@@ -147,6 +150,7 @@ class Job:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
+        self._may_begin = asyncio.Event()
         group.insert(0, self)
         self._go(Status.CREATED)
         jobs.add(self)
@@ -186,6 +190,7 @@ class Job:
         self._go(Status.RUNNING)
         self._pause_if_asked()
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._jobs.started.append(self)
 
     async def _run(self) -> None:
         try:
@@ -203,9 +208,7 @@ class Job:
                 await self.complete()
 
     async def _work(self) -> None:
-        # The reply to the command that started the job comes before anything that it does.
-        async with self._jobs.turn:
-            pass
+        await self._may_begin.wait()
         await asyncio.sleep(0)
         more = True
         while more and not self.cancelled:
@@ -251,8 +254,14 @@ class Job:
                 self._go(Status.RUNNING)
             self.wake()
 
+    def begin(self) -> None:
+        """Let a started job work: the reply to the command that started it is on its way."""
+        self._may_begin.set()
+
     def wake(self) -> None:
         """Have the job look around, if it waits."""
+        if self.cancelled:
+            self._may_begin.set()
         self._wake.set()
 
     async def wait_idle(self) -> None:
@@ -314,6 +323,14 @@ class Job:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), CANCEL_SECONDS)
             if self._ended.is_set() and not self.is_completed:
+                await self.complete()
+
+    async def end(self, seconds: float) -> None:
+        """Wait for what a cancelled job has in hand, so long at the most, and end it."""
+        if not self.is_completed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), seconds)
+            if not self.is_completed:
                 await self.complete()
 
     def _continue_to_end(self) -> None:
@@ -416,6 +433,7 @@ class Jobs:
 
     Attributes:
         holders: how many commands hold the jobs between two steps.
+        started: jobs that the command which runs has started.
         quiet: nodes where nothing may be under way, one entry for each that wants it so.
     """
 
@@ -430,6 +448,7 @@ class Jobs:
         self.tell = tell
         self.holders = 0
         self.quiet: list[Node] = []
+        self.started: list[Job] = []
         self._aborting: list[list[Job]] = []
         self._ending = False
 
@@ -457,6 +476,12 @@ class Jobs:
         """List a job no longer."""
         if self._graph.jobs.get(job.id) is job:
             del self._graph.jobs[job.id]
+
+    def command_ended(self) -> None:
+        """Let the jobs work that a command has started, now that it has ended."""
+        started, self.started = self.started, []
+        for job in started:
+            job.begin()
 
     def is_aborting(self, group: list[Job]) -> bool:
         """Whether the jobs of a group are being ended already."""
@@ -540,7 +565,7 @@ class Jobs:
         async with self.held():
             self._pause_all()
         for job in self.newest_first:
-            if job.status in {Status.CONCLUDED, Status.NULL}:
-                self.forget(job)
-            else:
+            if job.status is not Status.CONCLUDED:
                 await job.cancel()
+                await job.end(END_SECONDS)
+            self.forget(job)

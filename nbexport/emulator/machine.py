@@ -77,7 +77,10 @@ class Machine:
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:
         # QEMU's main loop runs one command at a time, whichever monitor it came from.
         async with self._lock:
-            return await COMMANDS[name](self, arguments)
+            try:
+                return await COMMANDS[name](self, arguments)
+            finally:
+                self.jobs.command_ended()
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run what reads files without holding up the clients of other monitors and exports."""

@@ -175,6 +175,8 @@ class Backup:
             for job in graph.jobs_of(above):
                 job.nodes = []
             self._machine.jobs.drain(above)
+            for bitmap in above.bitmaps:
+                bitmap.leave()
             graph.take_out(above)
         permissions.settle(graph)
 
