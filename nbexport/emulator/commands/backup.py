@@ -10,7 +10,7 @@ from nbexport import block
 from nbexport.bits import Bitmap
 from nbexport.emulator import drivers, permissions
 from nbexport.emulator.graph import DirtyBitmap, Node
-from nbexport.emulator.jobs import Job
+from nbexport.emulator.job import Job
 from nbexport.errors import CommandError, FormatError
 
 if TYPE_CHECKING:

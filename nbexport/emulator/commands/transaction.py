@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from nbexport.emulator.commands.registry import Arguments
-    from nbexport.emulator.jobs import Job
+    from nbexport.emulator.job import Job
     from nbexport.emulator.machine import Machine
 
 

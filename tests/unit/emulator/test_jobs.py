@@ -137,9 +137,9 @@ def test_jobs_of_a_transaction_on_every_release(release):
         assert await m.ask("query-jobs") == []
         abort = {"type": "abort", "data": {}}
         await m.refused("transaction", actions=[add, *jobs, abort])
-        (node,) = [n for n in await m.ask("query-named-block-nodes") if n["node-name"] == "a"]
-        assert [bitmap["name"] for bitmap in node["dirty-bitmaps"]] == ["x"]
-        assert m.machine.graph.nodes["a"].block.guards == ()
+        node = m.machine.graph.nodes["a"]
+        assert [bitmap.name for bitmap in node.bitmaps] == ["x"]
+        assert node.block.guards == ()
 
     play(story, release)
 
