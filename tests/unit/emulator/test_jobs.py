@@ -252,6 +252,43 @@ def test_a_write_that_comes_while_a_backup_begins_is_kept_from_it(tmp_path):
         assert (2 in part) == bool(bits.extents(start, start + 1).flags[0])
 
 
+@pytest.mark.parametrize("release", ["4.1", "7.2"])
+def test_writes_and_transactions_do_not_wait_for_each_other(tmp_path, release):
+    path = tmp_path / "d"
+    path.write_bytes(b"\1" * SIZE)
+
+    async def story(m):
+        await m.null("b")  # the target is older than what is copied to it
+        await m.ask("blockdev-add", driver="raw", node_name="a",
+                    file={"driver": "file", "filename": str(path)})  # fmt: skip
+        await m.ask("block-dirty-bitmap-add", node="a", name="x")
+        await m.backup()
+        disk = m.machine.graph.nodes["a"].block
+        stop = threading.Event()
+
+        def write(seed):
+            number = seed
+            while not stop.is_set():
+                number += 1
+                disk.write_from((number * 4099 * 512) % SIZE, memoryview(b"\2" * 512))
+
+        threads = [threading.Thread(target=write, args=(seed,)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        clear = {"type": "block-dirty-bitmap-clear", "data": {"node": "a", "name": "x"}}
+        for number in range(150):
+            await m.ask("transaction", actions=[clear])
+            if number % 10 == 9:  # clusters that must be copied again
+                await m.ask("block-job-cancel", device="j")
+                await m.backup()
+            await asyncio.sleep(0)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    play(story, release)
+
+
 def test_a_backup_to_a_disk_that_is_not_there_any_more_fails_the_job(tmp_path):
     async def story(m):
         await m.null("a", "b")
