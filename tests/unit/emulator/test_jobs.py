@@ -144,6 +144,39 @@ def test_jobs_of_a_transaction_on_every_release(release):
     play(story, release)
 
 
+@pytest.mark.parametrize(
+    ("release", "refused"),
+    [("4.1", None), ("5.0", None), ("5.1", "Source and target image have different sizes")],
+)
+def test_targets_of_another_size(release, refused):
+    async def story(m):
+        await m.null("a")
+        await m.ask("blockdev-add", driver="null-co", node_name="b", size=2 * SIZE)
+        await m.ask("blockdev-add", driver="null-co", node_name="c", size=MiB)
+        for target in "bc":
+            words = {"job_id": target, "device": "a", "target": target, "sync": "full"}
+            if refused is not None:
+                assert (await m.refused("blockdev-backup", **words)).desc == refused
+                continue
+            await m.ask("blockdev-backup", **words)
+            await m.until("BLOCK_JOB_COMPLETED")
+            ends = [data for name, data in m.told if name == "BLOCK_JOB_COMPLETED"]
+            assert ends[0].get("error") == (None if target == "b" else "Input/output error")
+            m.told.clear()
+
+    play(story, release)
+
+
+def test_incremental_backups_before_they_had_bitmaps():
+    async def story(m):
+        await m.null("a", "b")
+        words = {"job_id": "j", "device": "a", "target": "b", "sync": "incremental"}
+        error = await m.refused("blockdev-backup", **words)
+        assert error.desc == 'must provide a valid bitmap name for "incremental" sync mode'
+
+    play(story, "4.1")
+
+
 VERBS = ["pause", "resume", "cancel", "complete", "finalize", "dismiss"]
 STEPS = st.lists(st.sampled_from([*VERBS, "speed", "drain", "wait"]), max_size=12)
 NEXT = {
