@@ -141,8 +141,9 @@ class Machine:
 
     async def close(self) -> None:
         """End the jobs, stop the NBD server and close every node. Safe to call twice."""
-        async with self._lock:
-            await self.jobs.end_all()
+        if self.graph.jobs:
+            async with self._lock:
+                await self.jobs.end_all()
         if self._later:
             await asyncio.wait(self._later, timeout=10)
         if self.nbd_server is not None:
