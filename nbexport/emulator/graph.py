@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbexport.bits import Bitmap
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
-    from nbexport.emulator.jobs import Job
+    from nbexport.emulator.job import Job
     from nbexport.emulator.objects import UserObject
 
 NODE_NAME_LENGTH_MAX = 31

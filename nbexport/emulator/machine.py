@@ -96,7 +96,10 @@ class Machine:
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:
         # QEMU's main loop runs one command at a time, whichever monitor it came from.
         async with self._lock:
-            return await COMMANDS[name](self, arguments)
+            try:
+                return await COMMANDS[name](self, arguments)
+            finally:
+                self.jobs.command_ended()
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run what reads files without holding up the clients of other monitors and exports."""
@@ -162,8 +165,9 @@ class Machine:
 
     async def close(self) -> None:
         """End the jobs, stop the NBD server and close every node. Safe to call twice."""
-        async with self._lock:
-            await self.jobs.end_all()
+        if self.graph.jobs:
+            async with self._lock:
+                await self.jobs.end_all()
         if self._later:
             await asyncio.wait(self._later, timeout=10)
         if self.nbd_server is not None:

@@ -152,6 +152,16 @@ class Release:
         return "backup-top" if self._has((4, 2, 0)) else None
 
     @property
+    def backs_up_bitmaps(self) -> bool:
+        """Whether blockdev-backup can be told of a bitmap; before, only of a drive's backup."""
+        return self._has((4, 2, 0))
+
+    @property
+    def backups_compare_sizes(self) -> bool:
+        """Whether a backup is refused whose target is larger or smaller than its source."""
+        return self._has((5, 1, 0))
+
+    @property
     def filter_lists_bitmaps(self) -> bool:
         """Whether such a node has bitmaps of what it copied and of what may be asked for."""
         return self._has((7, 0, 0))
