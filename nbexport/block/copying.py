@@ -118,6 +118,12 @@ class CopyBefore:
         with self._changed:
             self.remaining.reset(offset, length)
 
+    def progress(self) -> tuple[int, int]:
+        """Return the bytes that were copied and those that are still to be, whole clusters."""
+        with self._changed:
+            in_hand = sum(end - start for start, end in self._in_hand)
+            return self.copied, self.remaining.count + in_hand
+
     def _claim(self, start: int, end: int, *, wait: bool) -> tuple[int, int] | None:
         """Take the first clusters of a range that remain, so that nobody else copies them.
 
@@ -182,7 +188,8 @@ class CopyBefore:
         except (FormatError, OSError) as error:
             raise SourceReadError(error) from error
         found = []
-        for first, last, flags in known.map_flags(_is_zero):
+        for first, length, flags in known.map_flags(_is_zero):
+            last = first + length
             low = align_up(first, self.cluster)
             high = last if last == self.source.size else align_down(last, self.cluster)
             if flags and low < high:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbexport import block
 from nbexport.bits import Bitmap
-from nbexport.emulator import permissions
+from nbexport.emulator import drivers, permissions
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
-from nbexport.errors import CommandError, FormatError, UsageError
+from nbexport.errors import CommandError, FormatError, PeerError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,11 +39,17 @@ class Builder:
     Args:
         release: decides the words of some errors.
         graph: gets the nodes.
+        objects: finds TLS credentials by id, if the process has objects.
+
+    Attributes:
+        probed: nodes that were looked at by a user that is gone again.
     """
 
-    def __init__(self, release: Release, graph: Graph) -> None:
+    def __init__(self, release: Release, graph: Graph, *, objects: Any = None) -> None:
         self._release = release
         self._graph = graph
+        self._objects = objects
+        self.probed: list[Node] = []
         self._made: list[Node] = []
 
     def build(self, options: Options) -> Node:
@@ -58,13 +64,15 @@ class Builder:
         except BaseException as error:
             for node in reversed(self._made):
                 del self._graph.nodes[node.name]
+                if node.is_filter and node.file is not None:
+                    drivers.leave(node)
                 node.close()
             permissions.settle(self._graph)
             if isinstance(error, FormatError):
                 raise CommandError(error.message) from error
             if isinstance(error, block.ImageLockedError):
                 raise CommandError(error.reason) from error
-            if isinstance(error, UsageError | OSError):
+            if isinstance(error, UsageError | OSError | PeerError):
                 raise CommandError(str(error)) from error
             raise
 
@@ -83,18 +91,55 @@ class Builder:
         driver = options["driver"]
         if driver == "file":
             return self._file(options, read_only=read_only)
+        if driver in {"null-co", "null-aio"}:
+            disk = drivers.open_null(options, writable=not read_only)
+            return self._register(self._name(options), disk, options, read_only=read_only)
+        if driver == "nbd":
+            return self._nbd(options, read_only=read_only)
         file = self._child(options["file"], read_only=read_only, depth=depth)
-        name = self._name(options)
+        if isinstance(options["file"], str):
+            self.probed.append(file)
         if driver == "raw":
-            for given in ("offset", "size"):
-                if options.get(given, 0) < 0:
-                    raise CommandError(
-                        f"Parameter '{given}' expects a non-negative number below 2^64"
-                    )
-            size = options.get("size")
-            disk: BlockNode = block.RawNode(file.block, options.get("offset", 0), size)
-            return self._register(name, disk, options, read_only=read_only, file=file)
+            return self._raw(file, options, read_only=read_only)
+        if driver == "copy-before-write":
+            return self._filter(file, options, read_only=read_only, depth=depth)
+        name = self._name(options)
         return self._qcow2(name, file, options, read_only=read_only, depth=depth)
+
+    def _nbd(self, options: Options, *, read_only: bool) -> Node:
+        name = self._name(options)
+        writable = not read_only
+        may_fall_back = options.get("auto-read-only", False)
+        disk = drivers.open_nbd(
+            options, self._objects, writable=writable, may_fall_back=may_fall_back
+        )
+        return self._register(name, disk, options, read_only=disk.read_only)
+
+    def _raw(self, file: Node, options: Options, *, read_only: bool) -> Node:
+        name = self._name(options)
+        for given in ("offset", "size"):
+            if options.get(given, 0) < 0:
+                raise CommandError(f"Parameter '{given}' expects a non-negative number below 2^64")
+        disk = block.RawNode(file.block, options.get("offset", 0), options.get("size"))
+        disk.read_only = read_only
+        return self._register(name, disk, options, read_only=read_only, file=file)
+
+    def _filter(self, file: Node, options: Options, *, read_only: bool, depth: int) -> Node:
+        name = self._name(options)
+        before = len(self._made)
+        target = self._child(options["target"], read_only=read_only, depth=depth)
+        bitmap = drivers.find_wanted(self._graph, options)
+        permissions.begin(self._release, self._graph, target, permissions.target_use(name))
+        if target.read_only:
+            raise CommandError("Block node is read-only")
+        disk = drivers.open_filter(file, target, bitmap, options)
+        node = self._register(name, disk, options, read_only=read_only, file=file)
+        node.target = target
+        for later in self._made[before:-1]:
+            # The filter was there before its target was opened, and is listed so.
+            self._graph.nodes[later.name] = self._graph.nodes.pop(later.name)
+        drivers.join(node, lists=self._release.filter_lists_bitmaps)
+        return node
 
     def _child(self, given: str | Options, *, read_only: bool, depth: int) -> Node:
         """Return a child by reference, or open the one that is described."""

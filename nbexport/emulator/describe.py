@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbexport import block
+from nbexport import block, nbd
 from nbexport.qmp.jsontext import encode
 
 if TYPE_CHECKING:
+    from nbexport.block import BlockNode
     from nbexport.emulator.graph import DirtyBitmap, Node
 
 # Feature bits of a qcow2 header (qcow2 specification, "Feature bits").
@@ -19,15 +20,37 @@ _DIRTY, _CORRUPT, _LAZY_REFCOUNTS = 1, 2, 1
 _NO_THROTTLING = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
 
 
+# Options that decide what is read: with them a name alone would not open the same disk again.
+_DECISIVE = {
+    "raw": ("offset", "size"),
+    "null-co": ("size", "read-zeroes"),
+    "null-aio": ("size", "read-zeroes"),
+    "nbd": ("server", "export", "tls-creds", "tls-hostname", "x-dirty-bitmap"),
+    "copy-before-write": ("bitmap", "on-cbw-error", "cbw-timeout"),
+}
+
+
+def driver(node: Node) -> str:
+    """Return the name of a node's driver, as its release calls it."""
+    name: str = node.options.get("driver", node.block.driver)
+    return name
+
+
+def _decisive(node: Node) -> dict[str, Any]:
+    names = _DECISIVE.get(node.options.get("driver", ""), ())
+    return {name: node.options[name] for name in names if name in node.options}
+
+
 def full_options(node: Node) -> dict[str, Any]:
     """Return the options that would open the same disk again: the ``json:`` form of its name."""
-    options: dict[str, Any] = {"driver": node.block.driver}
+    options: dict[str, Any] = {"driver": driver(node), **_decisive(node)}
     if node.file is None:
-        return {**options, "filename": node.block.filename}
+        if isinstance(node.block, block.FileNode):
+            options["filename"] = node.block.filename
+        return options
     options["file"] = full_options(node.file)
-    options.update(
-        {name: node.options[name] for name in ("offset", "size") if name in node.options}
-    )
+    if node.target is not None:
+        options["target"] = full_options(node.target)
     if _backing_overridden(node):
         options["backing"] = full_options(node.backing) if node.backing is not None else None
     return options
@@ -36,12 +59,24 @@ def full_options(node: Node) -> dict[str, Any]:
 def filename(node: Node) -> str:
     """Return the name that clients see: a plain path where that says all, else ``json:{...}``."""
     if node.file is None:
+        if isinstance(node.block, block.NullNode) and _decisive(node):
+            return f"json:{encode(full_options(node))}"
         return node.block.filename
     inner = filename(node.file)
-    plain = not inner.startswith("json:") and node.file.file is None
-    if plain and not node.options.keys() & {"offset", "size"} and not _backing_overridden(node):
+    if node.is_filter:
+        return inner
+    cut = node.block.driver == "raw" and _decisive(node)
+    plain = not cut and not inner.startswith("json:") and _is_protocol(node.file)
+    if plain and not _backing_overridden(node):
         return inner
     return f"json:{encode(full_options(node))}"
+
+
+def _is_protocol(node: Node) -> bool:
+    """Whether the node has its data from outside, not from another node."""
+    while node.is_filter and node.file is not None:
+        node = node.file
+    return node.file is None
 
 
 def _backing_overridden(node: Node) -> bool:
@@ -56,14 +91,15 @@ def _backing_overridden(node: Node) -> bool:
 def bitmap_info(bitmap: DirtyBitmap) -> dict[str, Any]:
     """Return a bitmap's ``BlockDirtyInfo``."""
     info: dict[str, Any] = {
-        "name": bitmap.name,
         "count": bitmap.bits.count,
         "granularity": bitmap.bits.granularity,
-        "recording": bitmap.enabled,
+        "recording": bitmap.enabled or (bitmap.successor is not None and bitmap.successor.enabled),
         "busy": bitmap.busy,
         "persistent": bitmap.persistent,
         "status": _status(bitmap),
     }
+    if not bitmap.anonymous:
+        info["name"] = bitmap.name
     if bitmap.inconsistent:
         info["inconsistent"] = True
     return info
@@ -72,6 +108,8 @@ def bitmap_info(bitmap: DirtyBitmap) -> dict[str, Any]:
 def _status(bitmap: DirtyBitmap) -> str:
     if bitmap.inconsistent:
         return "inconsistent"
+    if bitmap.successor is not None:
+        return "frozen"
     if bitmap.busy:
         return "locked"
     return "active" if bitmap.enabled else "disabled"
@@ -82,12 +120,16 @@ def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
     disk = node.block
     info: dict[str, Any] = {
         "filename": filename(node),
-        "format": disk.driver,
+        "format": driver(node),
         "virtual-size": disk.size,
-        "actual-size": disk.allocated_size(),
-        "dirty-flag": isinstance(disk, block.Qcow2Node)
-        and bool(disk.header.incompatible_features & _DIRTY),
     }
+    bottom = _bottom(node)
+    if not isinstance(bottom, nbd.NbdNode):
+        info["actual-size"] = disk.allocated_size()
+    if not isinstance(bottom, nbd.NbdNode | block.NullNode) or node.is_format:
+        info["dirty-flag"] = isinstance(disk, block.Qcow2Node) and bool(
+            disk.header.incompatible_features & _DIRTY
+        )
     if disk.cluster_size is not None:
         info["cluster-size"] = disk.cluster_size
     if isinstance(disk, block.Qcow2Node):
@@ -100,6 +142,13 @@ def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
     if not flat and node.backing is not None:
         info["backing-image"] = image_info(node.backing, flat=False)
     return info
+
+
+def _bottom(node: Node) -> BlockNode:
+    """Return the disk whose storage a node's is."""
+    while node.file is not None and not node.is_format:
+        node = node.file
+    return node.block
 
 
 def _qcow2_info(disk: block.Qcow2Node) -> dict[str, Any]:
@@ -142,17 +191,17 @@ def _stored_bitmaps(disk: block.Qcow2Node) -> list[tuple[str, int, bool, bool]]:
 
 def _children(node: Node) -> list[dict[str, str]]:
     """Return a node's ``BlockdevChild`` entries, the one that was attached last first."""
-    found = [("backing", node.backing), ("file", node.file)]
+    found = [("target", node.target), ("backing", node.backing), ("file", node.file)]
     return [{"child": role, "node-name": child.name} for role, child in found if child is not None]
 
 
 def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
     """Return a node's ``BlockDeviceInfo``, with the members of every release."""
     cache = node.options.get("cache", {})
-    depth = 0 if flat else len(list(node.chain())) - 1
+    depth = 0 if flat else sum(each.backing is not None for each in node.chain())
     info: dict[str, Any] = {
         "node-name": node.name,
-        "drv": node.block.driver,
+        "drv": driver(node),
         "file": filename(node),
         "ro": node.read_only,
         "active": True,

@@ -1,4 +1,4 @@
-"""A QEMU process's state: nodes, bitmaps and exports."""
+"""A QEMU process's state: nodes, bitmaps, exports and jobs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nbexport.bits import Bitmap
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
+    from nbexport.emulator.jobs import Job
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
@@ -42,6 +43,8 @@ class DirtyBitmap:
         busy: whether an export holds it.
         readonly: whether its node cannot be written, so that it cannot change.
         tracking: of the writes of its node, if that can be written.
+        anonymous: whether a job made it for itself; it is listed, but cannot be named.
+        successor: what records writes while a job uses this one.
     """
 
     name: str
@@ -52,6 +55,8 @@ class DirtyBitmap:
     busy: bool = False
     readonly: bool = False
     tracking: Tracking | None = None
+    anonymous: bool = False
+    successor: DirtyBitmap | None = None
 
     def __post_init__(self) -> None:
         self._follow()
@@ -107,6 +112,7 @@ class Node:
         monitor_owned: whether ``blockdev-del`` may remove it.
         file: the node of the ``file`` child.
         backing: the node of the ``backing`` child.
+        target: the node that a copy-before-write filter copies to.
         bitmaps: its dirty bitmaps, oldest first.
     """
 
@@ -117,18 +123,42 @@ class Node:
     monitor_owned: bool = False
     file: Node | None = None
     backing: Node | None = None
+    target: Node | None = None
     bitmaps: list[DirtyBitmap] = field(default_factory=list)
 
     def children(self) -> list[Node]:
         """Return the nodes that this one is built on."""
-        return [child for child in (self.file, self.backing) if child is not None]
+        return [child for child in (self.file, self.backing, self.target) if child is not None]
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether it shows the data of the node below it, and passes on what users want of it."""
+        return isinstance(self.block, block.CopyBeforeWriteNode)
+
+    @property
+    def is_format(self) -> bool:
+        """Whether it is an image that needs its file for itself."""
+        return isinstance(self.block, block.Qcow2Node)
+
+    def reaches(self, other: Node) -> bool:
+        """Return whether ``other`` is this node or below it."""
+        waiting, seen = [self], {id(self)}
+        while waiting:
+            node = waiting.pop()
+            if node is other:
+                return True
+            for child in node.children():
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    waiting.append(child)
+        return False
 
     def chain(self) -> Iterator[Node]:
-        """Yield this node and its backing nodes, top first."""
+        """Yield this node and its backing nodes, top first; filters count as the node below."""
         node: Node | None = self
         while node is not None:
             yield node
-            node = node.backing
+            node = node.file if node.is_filter else node.backing
 
     @property
     def store(self) -> BitmapStore | None:
@@ -136,14 +166,12 @@ class Node:
         return self.block.bitmap_store if isinstance(self.block, block.Qcow2Node) else None
 
     def keep_bitmaps(self) -> None:
-        """Tell the image which persistent bitmaps it is to store when it is closed.
-
-        Those that it holds keep their places; behind them come new ones, the newest first.
-        """
+        """Tell the image which persistent bitmaps it is to store when it is closed."""
         if self.store is not None:
-            held = {entry.name for entry in self.store.stored}
-            kept = [bitmap for bitmap in self.bitmaps if bitmap.persistent]
-            new = [bitmap for bitmap in reversed(kept) if bitmap.name not in held]
+            # Those that the image has stay in their places; new ones follow, the newest first.
+            places = {entry.name: place for place, entry in enumerate(self.store.stored)}
+            newest_first = self.bitmaps[::-1]
+            ordered = sorted(newest_first, key=lambda bitmap: places.get(bitmap.name, len(places)))
             self.store.keep(
                 block.PersistentBitmap(
                     bitmap.name,
@@ -152,7 +180,8 @@ class Node:
                     bitmap.inconsistent,
                     None if bitmap.inconsistent else bitmap.bits,
                 )
-                for bitmap in [*(each for each in kept if each.name in held), *new]
+                for bitmap in ordered
+                if bitmap.persistent
             )
 
     def close(self) -> None:
@@ -169,7 +198,7 @@ class Node:
 
     def bitmap(self, name: str) -> DirtyBitmap | None:
         """Return the bitmap of that name, or None."""
-        return next((bitmap for bitmap in self.bitmaps if bitmap.name == name), None)
+        return next((b for b in self.bitmaps if b.name == name and not b.anonymous), None)
 
 
 @dataclass(eq=False)
@@ -196,11 +225,12 @@ class BlockExport:
 
 
 class Graph:
-    """All nodes and exports of a process, in the order of their creation."""
+    """All nodes, exports and jobs of a process, in the order of their creation."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.exports: dict[str, BlockExport] = {}
+        self.jobs: dict[str, Job] = {}
         self._generated = 0
         self._random = random.Random()  # noqa: S311 - names, not secrets
 
@@ -240,6 +270,33 @@ class Graph:
         """Return the exports of ``node``."""
         return [export for export in self.exports.values() if export.node is node]
 
+    def jobs_of(self, node: Node) -> list[Job]:
+        """Return the jobs that run at ``node`` or use it, the newest first."""
+        return [job for job in reversed(self.jobs.values()) if node in job.nodes]
+
+    def insert(self, above: Node, node: Node) -> None:
+        """Put ``above`` between ``node`` and its users; those that ``above`` needs stay."""
+        assert above.file is node
+        for user in self.parents(node):
+            if above.reaches(user):
+                continue
+            for role in ("file", "backing", "target"):
+                if getattr(user, role) is node:
+                    setattr(user, role, above)
+        for export in self.exports_of(node):
+            export.node = above
+
+    def take_out(self, above: Node) -> None:
+        """Give the users of a filter back to the node below it, and forget the filter."""
+        assert above.file is not None
+        for user in self.parents(above):
+            for role in ("file", "backing", "target"):
+                if getattr(user, role) is above:
+                    setattr(user, role, above.file)
+        for export in self.exports_of(above):
+            export.node = above.file
+        del self.nodes[above.name]
+
     def remove(self, node: Node) -> list[Node]:
         """Take ``node`` out, and every child that nothing else holds.
 
@@ -259,5 +316,6 @@ class Graph:
                 and child.name in self.nodes
                 and not self.parents(child)
                 and not self.exports_of(child)
+                and not self.jobs_of(child)
             ]
         return removed

@@ -11,6 +11,7 @@ from nbexport import qapi
 from nbexport.emulator import permissions
 from nbexport.emulator.commands import COMMANDS
 from nbexport.emulator.graph import BlockExport, Graph, Node
+from nbexport.emulator.jobs import Jobs
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Machine:
     Attributes:
         schema: the interface of the release, without what was removed.
         removed: names of what was removed.
-        graph: nodes, bitmaps, exports.
+        graph: nodes, bitmaps, exports, jobs.
+        jobs: what goes on in the background.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -61,6 +63,8 @@ class Machine:
         self._quit: Callable[[], None] | None = None
         self._emit: Callable[[str, Mapping[str, Any] | None], None] | None = None
         self._lock = asyncio.Lock()
+        self._events = {event.name for event in self.schema.events()}
+        self.jobs = Jobs(self.graph, self._lock, self.emit)
         self._later: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,8 +99,8 @@ class Machine:
         self._quit = quit_
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
-        """Tell every monitor of an event."""
-        if self._emit is not None:
+        """Tell every monitor of an event, if the release has it."""
+        if self._emit is not None and event in self._events:
             self._emit(event, data)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -122,15 +126,17 @@ class Machine:
             export.shutting_down = True
         await server.close()
         for export in exports:
-            self.forget_export(export)
+            await self.forget_export(export)
 
-    def forget_export(self, export: BlockExport) -> None:
+    async def forget_export(self, export: BlockExport) -> None:
         """Drop an export that serves nobody any more, and tell the monitors."""
+        await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
         node = export.node
-        if not (node.monitor_owned or self.graph.parents(node) or self.graph.exports_of(node)):
+        users = (self.graph.parents(node), self.graph.exports_of(node), self.graph.jobs_of(node))
+        if not (node.monitor_owned or any(users)):
             # Whoever opened it is gone; the export was its last user.
-            self.close_nodes(self.graph.remove(node))
+            await self.in_thread(self.close_nodes, self.graph.remove(node))
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)
@@ -143,7 +149,9 @@ class Machine:
             self._quit()
 
     async def close(self) -> None:
-        """Stop the NBD server and close every node. Safe to call twice."""
+        """End the jobs, stop the NBD server and close every node. Safe to call twice."""
+        async with self._lock:
+            await self.jobs.end_all()
         if self._later:
             await asyncio.wait(self._later, timeout=10)
         if self.nbd_server is not None:

@@ -54,18 +54,46 @@ def format_use(name: str, *, writable: bool) -> Use:
     return Use(f"node '{name}'", "file", required, unshared)
 
 
+def target_use(name: str) -> Use:
+    """Return the use that a copy-before-write filter makes of what it copies to."""
+    return Use(f"node '{name}'", "target", Permission.WRITE, Permission.RESIZE)
+
+
 def uses(graph: Graph, node: Node) -> list[Use]:
     """Return the uses of a node, the newest first."""
     found = [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
     for parent in reversed(graph.parents(node)):
-        if parent.file is not node:
-            required = Permission.CONSISTENT_READ
-            found.append(Use(f"node '{parent.name}'", "backing", required, locks.NOTHING))
-        elif parent.block.driver == block.Qcow2Node.driver:
-            found.append(format_use(parent.name, writable=not parent.read_only))
-        else:
-            found.append(_passed_on(parent, uses(graph, parent)))
+        if parent.target is node:
+            found.append(target_use(parent.name))
+        if parent.backing is node:
+            found.append(_backing_use(parent, uses(graph, parent)))
+        if parent.file is node:
+            found.append(_file_use(graph, parent, uses(graph, parent)))
     return found
+
+
+def _backing_use(node: Node, above: list[Use]) -> Use:
+    """Return the use of a backing file, which may be written if the users above allow that."""
+    unshared = locks.NOTHING
+    if any(use.unshared & Permission.WRITE for use in above):
+        unshared = Permission.WRITE | Permission.RESIZE
+    return Use(f"node '{node.name}'", "backing", Permission.CONSISTENT_READ, unshared)
+
+
+def _file_use(graph: Graph, node: Node, above: list[Use]) -> Use:
+    if node.is_format:
+        return format_use(node.name, writable=not node.read_only)
+    passed = _passed_on(node, above)
+    if node.options.get("offset") or "size" in node.options:
+        # A part of a file stays where it is only as long as the file does.
+        passed = passed._replace(unshared=passed.unshared | Permission.RESIZE)
+    if not node.is_filter or not (above or graph.jobs_of(node)):
+        return passed
+    # Nobody writes below a filter that copies before writes, as long as somebody uses it.
+    return passed._replace(
+        required=passed.required | Permission.CONSISTENT_READ,
+        unshared=passed.unshared | Permission.WRITE | Permission.RESIZE,
+    )
 
 
 def _passed_on(node: Node, above: list[Use]) -> Use:
@@ -93,10 +121,10 @@ def begin(release: Release, graph: Graph, node: Node, new: Use) -> None:
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(new.required, new.unshared)
-        if node.file is None or node.block.driver == block.Qcow2Node.driver:
+        if node.file is None or node.is_format:
             return
         # What is above a raw node passes through it; its own use of the file is counted anew.
-        new = _passed_on(node, [new, *others])
+        new = _file_use(graph, node, [new, *others])
         node = node.file
         others = [use for use in uses(graph, node) if use.who != new.who]
 

@@ -161,6 +161,18 @@ class Release:
         """The events that are sent at most once in a period."""
         return {event: limit for event, (since, limit) in _RATE_LIMITS.items() if self._has(since)}
 
+    @property
+    def backup_filter(self) -> str | None:
+        """The driver of the node that a backup puts above its source; None if there is none."""
+        if self._has((6, 2, 0)):
+            return "copy-before-write"
+        return "backup-top" if self._has((4, 2, 0)) else None
+
+    @property
+    def filter_lists_bitmaps(self) -> bool:
+        """Whether such a node has bitmaps of what it copied and of what may be asked for."""
+        return self._has((7, 0, 0))
+
     # Before block-export-add, exports were the NBD server's alone.
 
     @property

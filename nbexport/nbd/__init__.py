@@ -10,12 +10,13 @@ from nbexport.nbd.contexts import (
     dirty_bitmap_name,
 )
 from nbexport.nbd.export import Export, ExtentsProvider, WritableDisk, from_node
-from nbexport.nbd.handshake import BlockSize, ExportInfo, list_exports
+from nbexport.nbd.handshake import BlockSize, ExportInfo, RefusedError, list_exports
 from nbexport.nbd.negotiation import Choice, ServerNegotiation, TlsMode
+from nbexport.nbd.node import NbdNode
 from nbexport.nbd.profile import PROFILES, QEMU_7_2, QEMU_8_2, SPEC, Profile, find_profile
 from nbexport.nbd.server import NbdServer
 from nbexport.nbd.transmission import Request, ServerTransmission
-from nbexport.nbd.uri import NbdUri
+from nbexport.nbd.uri import NbdUri, TlsChoice
 from nbexport.nbd.wire import DEFAULT_PORT
 
 __all__ = [
@@ -33,12 +34,15 @@ __all__ = [
     "ExportInfo",
     "ExtentsProvider",
     "MetaContext",
+    "NbdNode",
     "NbdServer",
     "NbdUri",
     "Profile",
+    "RefusedError",
     "Request",
     "ServerNegotiation",
     "ServerTransmission",
+    "TlsChoice",
     "TlsMode",
     "WritableDisk",
     "dirty_bitmap_name",

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from nbexport.emulator.commands import bitmap, block, export, legacy, process, transaction
+from nbexport.emulator.commands import (
+    backup,
+    bitmap,
+    block,
+    export,
+    job,
+    legacy,
+    process,
+    transaction,
+)
 from nbexport.emulator.commands.registry import COMMANDS, Handler
 
-__all__ = ["COMMANDS", "Handler", "bitmap", "block", "export", "legacy", "process", "transaction"]
+__all__ = [
+    "COMMANDS",
+    "Handler",
+    "backup",
+    "bitmap",
+    "block",
+    "export",
+    "job",
+    "legacy",
+    "process",
+    "transaction",
+]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbexport.emulator import describe, permissions
+from nbexport.emulator import describe, drivers, permissions
 from nbexport.emulator.builder import Builder
+from nbexport.emulator.commands import backup
 from nbexport.emulator.commands.registry import command
 from nbexport.errors import CommandError
 
@@ -19,7 +20,13 @@ async def add(machine: Machine, arguments: Arguments) -> None:
     """Open a node and the children that its options describe; all of them or none."""
     if "node-name" not in arguments:
         raise CommandError("'node-name' must be specified for the root node")
-    node = await machine.in_thread(Builder(machine.release, machine.graph).build, dict(arguments))
+    objects = getattr(machine, "objects", None)
+    builder = Builder(machine.release, machine.graph, objects=objects)
+    try:
+        node = await machine.in_thread(builder.build, dict(arguments))
+    finally:
+        for child in builder.probed:
+            await machine.jobs.disturb(child, times=2)
     node.monitor_owned = True
 
 
@@ -32,6 +39,7 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Failed to find node with node-name='{name}'")
     if machine.graph.exports_of(node):
         raise CommandError(f"Node {name} is in use")
+    backup.check_blocked(machine.graph, node)
     parents = machine.graph.parents(node)
     for parent in parents:
         if parent.backing is node:
@@ -43,6 +51,9 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
     if parents:
         raise CommandError(f"Block device {name} is in use")
     removed = machine.graph.remove(node)
+    for gone in removed:
+        if gone.is_filter:
+            drivers.leave(gone)
     await machine.in_thread(machine.close_nodes, removed)
     permissions.settle(machine.graph)
 

@@ -24,4 +24,5 @@ async def quit_(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
         machine.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
     # The exports go while the command still runs: the reply is the last thing a client hears.
     await machine.stop_nbd_server()
+    await machine.jobs.end_all()
     machine.request_quit()

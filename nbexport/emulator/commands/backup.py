@@ -1,0 +1,394 @@
+"""blockdev-backup: a copy of a disk as it was when the command came, made by a job."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING, Any
+
+from nbexport import block
+from nbexport.bits import Bitmap
+from nbexport.emulator import drivers, permissions
+from nbexport.emulator.graph import DirtyBitmap, Node
+from nbexport.emulator.jobs import Job
+from nbexport.errors import CommandError, FormatError
+
+if TYPE_CHECKING:
+    from nbexport.emulator.commands.registry import Arguments
+    from nbexport.emulator.graph import Graph
+    from nbexport.emulator.machine import Machine
+
+WORKERS_MAX = (1 << 31) - 1
+
+
+class Backup:
+    """The work of a backup job: the copying, and the bitmap that says what is worth it.
+
+    Args:
+        machine: where it runs.
+        source: what is copied.
+        target: what gets the copies.
+        arguments: of the command, with ``sync`` and ``bitmap-mode`` as they are meant.
+        bitmap: what says which parts to copy, or learns it.
+    """
+
+    type = "backup"
+
+    def __init__(
+        self,
+        machine: Machine,
+        source: Node,
+        target: Node,
+        arguments: Arguments,
+        bitmap: DirtyBitmap | None,
+    ) -> None:
+        self._machine = machine
+        self._source = source
+        self._sync = arguments["sync"]
+        self._mode = arguments.get("bitmap-mode")
+        self._on_error = {
+            "read": arguments.get("on-source-error", "report"),
+            "write": arguments.get("on-target-error", "report"),
+        }
+        self._bitmap = bitmap
+        self.filter: Node | None = None
+        self._prepared = self._sync != "top"
+        self._next_at = 0.0
+        self.copying = block.CopyBefore(source.block, target.block)
+        self._total: int | None = None
+        self._bits = DirtyBitmap("", self.copying.remaining, enabled=False, anonymous=True)
+        if machine.release.backup_filter is not None:
+            source.bitmaps.append(self._bits)
+        # While the source is written through an export, whatever node that stands on.
+        source.block.guards += (self.copying.before,)
+
+    def begin(self) -> None:
+        """Look what is to be copied: the last thing before the job starts."""
+        remaining = self.copying.remaining
+        if self._sync == "bitmap":
+            assert self._bitmap is not None
+            wanted = self._bitmap.bits.at_granularity(self.copying.cluster)
+            remaining.clear()
+            remaining.merge(wanted)
+
+    def progress(self) -> tuple[int, int]:
+        """Return the bytes that were copied, and those with what is still to be copied."""
+        copied, left = self.copying.progress()
+        return copied, self._total if self._total is not None else copied + left
+
+    async def step(self, job: Job) -> bool:
+        """Copy a piece, unless the speed says that it is not the time yet."""
+        if self._sync == "none":
+            await job.sleep(None)
+            return True
+        if not self._prepared:
+            await self._machine.in_thread(self._leave_out_unallocated)
+            self._prepared = True
+            return True
+        wait = self._next_at - time.monotonic()
+        if wait > 0:
+            await job.sleep(wait)
+            return True
+        try:
+            copied = await self._machine.in_thread(self.copying.next_chunk)
+        except (OSError, FormatError) as error:
+            self._failed(job, error)
+            return True
+        if copied is None:
+            return False
+        self.pace(job.speed, copied)
+        return True
+
+    def pace(self, speed: int, copied: int = 0) -> None:
+        """Say when the next piece may be copied, after ``copied`` bytes at so many a second."""
+        self._next_at = time.monotonic() + copied / speed if speed and copied else 0.0
+
+    def _leave_out_unallocated(self) -> None:
+        """Leave out what the source only has from its backing files."""
+        cluster = self.copying.cluster
+        depth = self._source.block.depth()
+        wanted = Bitmap.from_extents(
+            depth.map_flags(lambda flags: (flags == 1).astype(flags.dtype)),
+            depth.end,
+            cluster,
+        )
+        for start, length, kept in wanted.extents():
+            if not kept:
+                self.copying.skip(start, length)
+
+    def _failed(self, job: Job, error: OSError | FormatError) -> None:
+        """Do what the client wants done about an error; raise it if that is to give up."""
+        number = getattr(error, "errno", None) or errno.EIO
+        operation = "read" if isinstance(error, block.SourceReadError) else "write"
+        policy = self._on_error[operation]
+        if policy == "enospc":
+            policy = "stop" if number == errno.ENOSPC else "report"
+        if policy == "auto":
+            policy = "report"
+        action = policy
+        data = {"device": job.id, "operation": operation, "action": action}
+        self._machine.emit("BLOCK_JOB_ERROR", data)
+        if action == "report":
+            raise OSError(number, str(error)) from error
+        if action == "stop":
+            job.user_pause()
+            job.io_status = "nospace" if number == errno.ENOSPC else "failed"
+        else:
+            # Whoever ignores errors tries for ever; not more often than this.
+            self._next_at = time.monotonic() + 0.1
+
+    # The end
+
+    def commit(self) -> None:
+        """Let the bitmap say what was written since the backup began."""
+        self._end_bitmap(succeeded=True)
+
+    def abort(self) -> None:
+        """Let the bitmap say what was not backed up."""
+        self._end_bitmap(succeeded=False)
+
+    def _end_bitmap(self, *, succeeded: bool) -> None:
+        bitmap = self._bitmap
+        if bitmap is None:
+            return
+        assert bitmap.successor is not None
+        if self._mode != "never" and (succeeded or self._mode == "always"):
+            kept = abdicate(self._source, bitmap)
+            if not succeeded:
+                kept.change(lambda bits: _merged(bits, self.copying.remaining))
+        else:
+            reclaim(self._source, bitmap)
+        self._source.keep_bitmaps()
+
+    def clean(self) -> None:
+        """Leave source and target to their users."""
+        before = self.copying.before
+        disk, graph = self._source.block, self._machine.graph
+        if self._total is None:
+            self._total = self.progress()[1]
+        with disk.tracking.paused():
+            disk.guards = tuple(guard for guard in disk.guards if guard != before)
+        if self._bits in self._source.bitmaps:
+            self._source.bitmaps.remove(self._bits)
+        if self.filter is not None:
+            above, self.filter = self.filter, None
+            for job in graph.jobs_of(above):
+                job.nodes = []
+            self._machine.jobs.drain(above)
+            graph.take_out(above)
+        permissions.settle(graph)
+
+
+def _merged(bits: Bitmap, other: Bitmap) -> Bitmap:
+    result = bits.copy()
+    result.merge(other)
+    return result
+
+
+def freeze(node: Node, bitmap: DirtyBitmap) -> None:
+    """Let a job have a bitmap as it is; a successor records what is written meanwhile."""
+    successor = DirtyBitmap(
+        "",
+        Bitmap(bitmap.bits.size, bitmap.bits.granularity),
+        enabled=bitmap.enabled,
+        tracking=bitmap.tracking,
+        anonymous=True,
+    )
+    bitmap.set_enabled(False)
+    bitmap.successor = successor
+    bitmap.busy = True
+    node.bitmaps.append(successor)
+
+
+def abdicate(node: Node, bitmap: DirtyBitmap) -> DirtyBitmap:
+    """Put the successor in the place of a bitmap; return it."""
+    successor = bitmap.successor
+    assert successor is not None
+    node.bitmaps.remove(bitmap)
+    successor.name, successor.persistent = bitmap.name, bitmap.persistent
+    successor.anonymous = False
+    return successor
+
+
+def reclaim(node: Node, bitmap: DirtyBitmap) -> None:
+    """Add to a bitmap what its successor recorded, and let it record again."""
+    successor = bitmap.successor
+    assert successor is not None
+    with node.block.tracking.paused():
+        successor.leave()
+        node.bitmaps.remove(successor)
+        bitmap.bits = _merged(bitmap.bits, successor.bits)
+        bitmap.set_enabled(successor.enabled)
+    bitmap.successor = None
+    bitmap.busy = False
+
+
+# The command
+
+
+def prepare(machine: Machine, arguments: Arguments, group: list[Job]) -> Job:
+    """Create a job, which is not started.
+
+    What writes the source must be paused, and the jobs must be held.
+
+    Raises:
+        CommandError: something is wrong; nothing is left of the attempt.
+    """
+    source, target = (
+        machine.graph.nodes[arguments["device"]],
+        machine.graph.nodes[arguments["target"]],
+    )
+    given = dict(arguments)
+    bitmap = _bitmap(source, given)
+    if source is target:
+        raise CommandError("Source and target cannot be the same")
+    if given.get("compress", False) and not isinstance(target.block, block.Qcow2Node):
+        raise CommandError("Compression is not supported for this drive ")
+    for node in (source, target):
+        check_blocked(machine.graph, node)
+    limits = given.get("x-perf", {})
+    if not 1 <= limits.get("max-workers", 64) <= WORKERS_MAX:
+        raise CommandError(f"max-workers must be between 1 and {WORKERS_MAX}")
+    if limits.get("max-chunk", 0) < 0:
+        raise CommandError("max-chunk must be zero (which means no limit) or positive")
+    if bitmap is not None and given["bitmap-mode"] != "never":
+        bitmap.check()
+    if source.block.size != target.block.size:
+        raise CommandError("Source and target image have different sizes")
+    return _create(machine, source, target, given, bitmap, group)
+
+
+def check_blocked(graph: Graph, node: Node) -> None:
+    """Raise CommandError if a job does not allow that others do more than read and write."""
+    for job in graph.jobs_of(node):
+        raise CommandError(
+            f"Node '{node.name}' is busy: block device is in use by block job: {job.work.type}"
+        )
+
+
+def _bitmap(source: Node, given: dict[str, Any]) -> DirtyBitmap | None:
+    """Check what is said of the bitmap, in QEMU's order; return it."""
+    sync, name = given["sync"], given.get("bitmap")
+    if sync in {"bitmap", "incremental"} and name is None:
+        raise CommandError(f"must provide a valid bitmap name for '{sync}' sync mode")
+    if sync == "incremental":
+        if given.get("bitmap-mode", "on-success") != "on-success":
+            raise CommandError(
+                "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'"
+            )
+        sync = given["sync"] = "bitmap"
+        given["bitmap-mode"] = "on-success"
+    mode = given.get("bitmap-mode")
+    if name is None:
+        if mode is not None:
+            raise CommandError("Cannot specify bitmap sync mode without a bitmap")
+        return None
+    bitmap = source.bitmap(name)
+    if bitmap is None:
+        raise CommandError(f"Bitmap '{name}' could not be found")
+    if mode is None:
+        raise CommandError("Bitmap sync mode must be given when providing a bitmap")
+    bitmap.check(allow_readonly=True)
+    if sync == "none":
+        raise CommandError("sync mode 'none' does not produce meaningful bitmap outputs")
+    if mode == "never" and sync != "bitmap":
+        raise CommandError(
+            f"Bitmap sync mode 'never' has no meaningful effect when combined with sync mode "
+            f"'{sync}'"
+        )
+    return bitmap
+
+
+def _create(
+    machine: Machine,
+    source: Node,
+    target: Node,
+    given: dict[str, Any],
+    bitmap: DirtyBitmap | None,
+    group: list[Job],
+) -> Job:
+    jobs = machine.jobs
+    if bitmap is not None:
+        freeze(source, bitmap)
+    backup = Backup(machine, source, target, given, bitmap)
+    try:
+        if machine.release.backup_filter is not None:
+            backup.filter = _insert_filter(machine, source, target, given, backup)
+        chunk = given.get("x-perf", {}).get("max-chunk", 0)
+        if 0 < chunk < backup.copying.cluster:
+            raise CommandError(
+                f"Required max-chunk ({chunk}) is less than backup cluster size "
+                f"({backup.copying.cluster})"
+            )
+        identifier = given.get("job-id", "")
+        jobs.check_id(identifier)
+        speed = given.get("speed", 0)
+        main = backup.filter or source
+        backup.begin()
+        job = Job(
+            jobs,
+            identifier,
+            backup,
+            [main, target],
+            group,
+            speed=max(speed, 0),
+            auto_finalize=given.get("auto-finalize", True),
+            auto_dismiss=given.get("auto-dismiss", True),
+        )
+        if speed < 0:
+            group.remove(job)
+            job.dismiss()
+            raise CommandError("Parameter 'speed' expects a non-negative value")
+    except BaseException:
+        if bitmap is not None:
+            reclaim(source, bitmap)
+        backup.clean()
+        raise
+    return job
+
+
+def _insert_filter(
+    machine: Machine, source: Node, target: Node, given: dict[str, Any], backup: Backup
+) -> Node:
+    """Put a node between the source and its users, as a release does that has such filters."""
+    graph, driver = machine.graph, machine.release.backup_filter
+    assert driver is not None
+    prefix = "Could not create node: "
+    name = given.get("filter-node-name")
+    if name is None:
+        name = graph.generate_name()
+    else:
+        try:
+            graph.check_name(name)
+        except CommandError as error:
+            raise CommandError(prefix + error.desc) from error
+    disk = block.CopyBeforeWriteNode(
+        source.block, target.block, copying=backup.copying, guarded=False
+    )
+    # Bitmaps of the filter record what is written below it: its users stand on the source's disk.
+    disk.tracking = source.block.tracking
+    disk.read_only = False
+    options = {"driver": driver}
+    above = Node(name, disk, options, read_only=False, file=source, target=target)
+    if machine.release.filter_lists_bitmaps:
+        above.bitmaps = drivers.filter_bitmaps(backup.copying)
+    graph.nodes[name] = above
+    users = [(user, role, getattr(user, role)) for user in graph.parents(source)
+             for role in ("file", "backing", "target")]  # fmt: skip
+    exports = graph.exports_of(source)
+    del graph.nodes[name]
+    try:
+        permissions.begin(machine.release, graph, target, permissions.target_use(name))
+        graph.nodes[name] = above
+        graph.insert(above, source)
+        permissions.settle(graph)
+    except (CommandError, block.ImageLockedError, OSError) as error:
+        graph.nodes.pop(name, None)
+        for user, role, child in users:
+            if user is not above:
+                setattr(user, role, child)
+        for export in exports:
+            export.node = source
+        text = error.reason if isinstance(error, block.ImageLockedError) else str(error)
+        raise CommandError(prefix + text) from error
+    return above
