@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from qmp_play import Command
 
 
+@st.composite
+def _often(draw: st.DrawFn, *weighted: tuple[int, st.SearchStrategy[Any]]) -> Any:
+    """Draw from one of several strategies, each as often as its weight says.
+
+    (`one_of` takes strategies that are given repeatedly for one.)
+    """
+    return draw(draw(st.sampled_from([each for weight, each in weighted for _ in range(weight)])))
+
 
 def _mostly(usual: Sequence[Any], seldom: Sequence[Any]) -> st.SearchStrategy[Any]:
-    """Draw what is usual nine times of ten."""
-    return st.one_of(*[st.sampled_from(usual)] * 9, st.sampled_from(seldom))
+    """Draw what is usual nineteen times of twenty."""
+    return _often((19, st.sampled_from(usual)), (1, st.sampled_from(seldom)))
 
 
 NODES = _mostly(["n0", "n0", "n1", "r0"], ["none", "r1"])
@@ -35,7 +43,9 @@ JUNK = st.sampled_from([None, True, 0, -1, 1.5, "", "none", [], ["a"], {}, {"nod
 UNIX = {"type": "unix", "data": {"path": "nbd.sock"}}
 
 
-def _command(name: str, needed: Mapping[str, Any], /, **optional: Any) -> st.SearchStrategy[Command]:
+def _command(
+    name: str, needed: Mapping[str, Any], /, **optional: Any
+) -> st.SearchStrategy[Command]:
     def join(given: dict[str, Any]) -> Command:
         return name, given
 
@@ -73,7 +83,7 @@ def _transaction(actions: list[Command], properties: Any) -> Command:
 ABORT = st.just(("abort", {}))
 MODES = st.sampled_from([None, None, {"completion-mode": "individual"}, {}])
 TRANSACTION = st.builds(
-    _transaction, st.lists(st.one_of(UNDOABLE, UNDOABLE, UNDOABLE, ABORT), max_size=4), MODES
+    _transaction, st.lists(_often((9, UNDOABLE), (1, ABORT)), max_size=4), MODES
 )
 
 
@@ -87,7 +97,7 @@ DISK = _command(
     {
         "driver": st.just("qcow2"),
         "node-name": NEW_NODES,
-        "file": st.one_of(*[IMAGES.map(_file)] * 3, NODES),
+        "file": _often((4, IMAGES.map(_file)), (1, NODES)),
         "read-only": READ_ONLY,
     },
     backing=st.none() | NODES,
@@ -97,7 +107,7 @@ RAW = _command(
     {
         "driver": st.just("raw"),
         "node-name": NEW_NODES,
-        "file": st.one_of(*[FILES.map(_file)] * 2, NODES),
+        "file": _often((2, FILES.map(_file)), (1, NODES)),
         "read-only": READ_ONLY,
     },
     offset=st.sampled_from([0, 512, 4096, 1 << 40, 3]),
@@ -128,35 +138,33 @@ OLD_EXPORT = _command(
     bitmap=BITMAPS,
 )
 MODE = st.sampled_from(["safe", "hard"])
-BITMAP_COMMANDS = st.one_of(
-    ADD_BITMAP,
-    ADD_BITMAP,
-    UNDOABLE,
-    _on_bitmap("enable"),
-    TRANSACTION,
-    _command("x-debug-block-dirty-bitmap-sha256", {"node": NODES, "name": SOME_BITMAPS}),
+BITMAP_COMMANDS = _often(
+    (4, ADD_BITMAP),
+    (4, UNDOABLE),
+    (2, _on_bitmap("enable")),
+    (3, TRANSACTION),
+    (1, _command("x-debug-block-dirty-bitmap-sha256", {"node": NODES, "name": SOME_BITMAPS})),
 )
-NODE_COMMANDS = st.one_of(
-    DISK,
-    RAW,
-    PLAIN,
-    _command("blockdev-del", {"node-name": NODES}),
-    st.just(("query-named-block-nodes", {"flat": True})),
+NODE_COMMANDS = _often(
+    (3, DISK),
+    (2, RAW),
+    (1, PLAIN),
+    (2, _command("blockdev-del", {"node-name": NODES})),
+    (1, st.just(("query-named-block-nodes", {"flat": True}))),
 )
-EXPORT_COMMANDS = st.one_of(
-    EXPORT,
-    EXPORT,
-    EXPORT,
-    OLD_EXPORT,
-    _command("block-export-del", {"id": IDS}, mode=MODE),
-    _command("nbd-server-remove", {"name": IDS}, mode=MODE),
-    st.just(("query-block-exports", {})),
+EXPORT_COMMANDS = _often(
+    (4, EXPORT),
+    (2, OLD_EXPORT),
+    (2, _command("block-export-del", {"id": IDS}, mode=MODE)),
+    (1, _command("nbd-server-remove", {"name": IDS}, mode=MODE)),
+    (1, st.just(("query-block-exports", {}))),
 )
-SERVER_COMMANDS = _command("nbd-server-start", {"addr": st.just(UNIX)}) | _command(
-    "nbd-server-stop", {}
-)
-COMMANDS = st.one_of(
-    *[BITMAP_COMMANDS] * 4, *[EXPORT_COMMANDS] * 4, *[NODE_COMMANDS] * 3, SERVER_COMMANDS
+SERVER_COMMANDS = st.sampled_from(
+    [("nbd-server-start", {"addr": UNIX}), ("nbd-server-start", {"addr": UNIX}),
+     ("nbd-server-stop", {})]
+)  # fmt: skip
+COMMANDS = _often(
+    (12, BITMAP_COMMANDS), (12, EXPORT_COMMANDS), (8, NODE_COMMANDS), (1, SERVER_COMMANDS)
 )
 
 
@@ -187,7 +195,6 @@ def _opened(node: str, image: str, *, read_only: bool) -> Command:
 SERVED: Command = ("nbd-server-start", {"addr": UNIX})
 BEGINNINGS = st.sampled_from(
     [
-        [SERVED],
         [_opened("n0", "two-bitmaps.qcow2", read_only=True), SERVED],
         [_opened("n0", "two-bitmaps.qcow2", read_only=False), SERVED],
         [
@@ -209,5 +216,7 @@ LENGTH_MAX = 40
 @st.composite
 def sessions(draw: st.DrawFn) -> list[Command]:
     """Draw a session; its last steps show what it has made."""
-    steps = st.lists(st.one_of(*[COMMANDS] * 9, slightly_wrong()), min_size=10, max_size=LENGTH_MAX)
+    steps = st.lists(
+        _often((19, COMMANDS), (1, slightly_wrong())), min_size=15, max_size=LENGTH_MAX
+    )
     return [*draw(BEGINNINGS), *draw(steps), *ENDING]
