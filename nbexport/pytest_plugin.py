@@ -3,16 +3,16 @@
 Whoever has nbexport installed has the fixture `qmp_emulator`. A test that uses it runs once for
 each release, with a process of its own::
 
-    import pytest
+    from nbexport.nbd import list_exports
 
-    def test_the_export_carries_its_bitmap(qmp_emulator, disk):
-        qmp_emulator.ask("blockdev-add", {"node-name": "d", "driver": "qcow2", "read-only": True,
-                                          "file": {"driver": "file", "filename": str(disk)}})
-        export_with_bitmap(qmp_emulator.qmp, qmp_emulator.nbd_socket)  # what is to be tested
-        assert "qemu:dirty-bitmap:b0" in contexts_at(qmp_emulator.nbd_uri("d"))
-
-    @pytest.mark.qmp_releases("5.1", "5.2")
-    def test_the_older_command_is_used_where_there_is_no_other(qmp_emulator): ...
+    def test_the_disk_is_exported(qmp_emulator, tmp_path):
+        (tmp_path / "disk").write_bytes(bytes(1 << 20))
+        disk = {"driver": "file", "node-name": "disk", "filename": str(tmp_path / "disk")}
+        qmp_emulator.qmp.execute("blockdev-add", disk)
+        address = {"type": "unix", "data": {"path": str(qmp_emulator.nbd_socket)}}
+        qmp_emulator.qmp.execute("nbd-server-start", {"addr": address})
+        my_application(qmp_emulator.monitor_socket)  # has to find out what the release can do
+        assert [each.name for each in list_exports(qmp_emulator.nbd_uri())] == ["disk"]
 
 Which releases these are is said, in this order, by the marker ``qmp_releases`` of the test, by
 ``--qmp-releases 5.2,7.2`` on the command line, by ``qmp_releases = 5.2 7.2`` in the configuration;
@@ -75,9 +75,9 @@ def qmp_emulator(request: pytest.FixtureRequest) -> Iterator[Target]:
     """An emulated QEMU process of one release, started for the test and ended after it.
 
     It is a `nbexport.emulator.Target`: ``qmp`` is a negotiated client of its monitor, ``ask`` sends
-    a command and returns the whole reply, ``monitor_socket`` is where an application finds the
-    monitor, ``folder`` a temporary folder, ``nbd_socket`` a place in it for the NBD server,
-    ``nbd_uri(name)`` the URI of an export there, ``release`` the release that was asked for.
+    a command and returns the whole reply, ``monitor_socket`` is where an application finds a
+    monitor of its own, ``folder`` a temporary folder, ``nbd_socket`` a place in it for the NBD
+    server, ``nbd_uri(name)`` the URI of an export there, ``release`` the release asked for.
     """
     from nbexport.emulator import launch  # noqa: PLC0415 - it takes time that others need not spend
 

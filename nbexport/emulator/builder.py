@@ -120,6 +120,8 @@ class Builder:
         for given in ("offset", "size"):
             if options.get(given, 0) < 0:
                 raise CommandError(f"Parameter '{given}' expects a non-negative number below 2^64")
+        if options.get("offset") or "size" in options:
+            permissions.begin(self._release, self._graph, file, permissions.part_use(name))
         disk = block.RawNode(file.block, options.get("offset", 0), options.get("size"))
         disk.read_only = read_only
         return self._register(name, disk, options, read_only=read_only, file=file)
@@ -182,6 +184,10 @@ class Builder:
         if options["backing"] is not None:
             if disk.header.backing_file is not None:
                 _check_backing(options["backing"])
+            if options["backing"] == name:
+                raise CommandError(
+                    f"Making '{name}' a backing child of '{name}' would create a cycle"
+                )
             try:
                 node.backing = self._child(options["backing"], read_only=True, depth=depth)
             except block.ImageLockedError as error:

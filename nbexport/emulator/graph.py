@@ -169,10 +169,7 @@ class Node:
         return self.block.bitmap_store if isinstance(self.block, block.Qcow2Node) else None
 
     def keep_bitmaps(self) -> None:
-        """Tell the image which persistent bitmaps it is to store when it is closed.
-
-        Those that it holds keep their places; behind them come new ones, the newest first.
-        """
+        """Tell the image which persistent bitmaps it is to store when it is closed."""
         if self.store is not None:
             places = {entry.name: place for place, entry in enumerate(self.store.stored)}
             kept = [bitmap for bitmap in self.bitmaps[::-1] if bitmap.persistent]

@@ -148,9 +148,10 @@ class Machine:
         await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
         node = export.node
-        if not (node.monitor_owned or self.graph.parents(node) or self.graph.exports_of(node)):
+        users = (self.graph.parents(node), self.graph.exports_of(node), self.graph.jobs_of(node))
+        if not (node.monitor_owned or any(users)):
             # Whoever opened it is gone; the export was its last user.
-            self.close_nodes(self.graph.remove(node))
+            await self.in_thread(self.close_nodes, self.graph.remove(node))
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)

@@ -55,6 +55,11 @@ def format_use(name: str, *, writable: bool) -> Use:
     return Use(f"node '{name}'", "file", required, unshared)
 
 
+def part_use(name: str) -> Use:
+    """Return the use that a raw node which shows a part of its file makes of it, unused itself."""
+    return Use(f"node '{name}'", "file", locks.NOTHING, Permission.RESIZE)
+
+
 def target_use(name: str) -> Use:
     """Return the use that a copy-before-write filter makes of what it copies to."""
     return Use(f"node '{name}'", "target", Permission.WRITE, Permission.RESIZE)

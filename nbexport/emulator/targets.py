@@ -62,14 +62,15 @@ class Target:
         atexit.register(self.close)
         self._process: subprocess.Popen[str] | None = None
         try:
+            own = self.folder / "own.sock"
             self._process = subprocess.Popen(
-                [*_command(name, release, self.monitor_socket), *options],
+                [*_command(name, release, [own, self.monitor_socket]), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            self.qmp = self._connect(self.monitor_socket)
+            self.qmp = self._connect(own)
         except BaseException:
             self.close()
             raise
@@ -93,21 +94,8 @@ class Target:
 
     @property
     def monitor_socket(self) -> Path:
-        """Where the monitor listens. It talks with one client at a time, which is `qmp` at first.
-
-        To point an application at it, close `qmp`; `reconnect` brings it back.
-        """
+        """Where a second monitor listens, for the application that is to be tried."""
         return self.folder / "monitor.sock"
-
-    def reconnect(self) -> qmp.QmpClient:
-        """Connect `qmp` anew, as soon as the monitor has nobody else to talk with.
-
-        Raises:
-            PeerError: the process has ended, or the monitor stays occupied.
-        """
-        self.qmp.close()
-        self.qmp = self._connect(self.monitor_socket)
-        return self.qmp
 
     @property
     def version(self) -> str:
@@ -154,18 +142,23 @@ def launch(name: str, release: str, options: Sequence[str] = ()) -> Target:
     return Target(name, release, options)
 
 
-def _command(name: str, release: str, monitor: Path) -> list[str]:
+def _command(name: str, release: str, monitors: Sequence[Path]) -> list[str]:
     if name == "emulated":
-        python = [sys.executable, "-m", "nbexport"]
-        return [*python, "qmp", "--release", release, "--socket", str(monitor)]
+        words = [sys.executable, "-m", "nbexport", "qmp", "--release", release]
+        return [*words, *(word for path in monitors for word in ("--socket", str(path)))]
     program, package = _PROGRAMS[name]
     path = shutil.which(program)
     if path is None:
         raise UsageError(f"{program} is not installed (Debian package {package})")
-    chardev = f"socket,id=monitor,path={monitor},server=on,wait=off"
-    if name == "qemu-system":
-        return [path, *_NO_MACHINE, "-chardev", chardev, "-mon", "chardev=monitor,mode=control"]
-    return [path, "--chardev", chardev, "--monitor", "chardev=monitor"]
+    is_daemon = name == "qemu-storage-daemon"
+    words = [path, *(() if is_daemon else _NO_MACHINE)]
+    for number, monitor in enumerate(monitors):
+        words += ["--chardev", f"socket,id=m{number},path={monitor},server=on,wait=off"]
+        if is_daemon:
+            words += ["--monitor", f"chardev=m{number}"]
+        else:
+            words += ["-mon", f"chardev=m{number},mode=control"]
+    return words
 
 
 def _end(process: subprocess.Popen[str]) -> None:

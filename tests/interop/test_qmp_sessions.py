@@ -7,6 +7,8 @@ numbers are kept), and how many blocks a copied file occupies.
 from __future__ import annotations
 
 import pytest
+import qmp_family
+from hypothesis import HealthCheck, given, settings
 from qmp_play import PROGRAMS, Pair, make_files
 from qmp_sessions import SESSIONS
 
@@ -35,3 +37,14 @@ def test_a_session_is_that_of_qemu(name, pair):
 def test_there_are_sessions_enough_to_mean_something():
     assert len(SESSIONS) >= 30
     assert sum(map(len, SESSIONS.values())) >= 400
+
+
+@settings(
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(steps=qmp_family.sessions())
+def test_a_generated_session_is_that_of_qemu(pair, steps):
+    difference = pair.difference(steps)
+    assert not difference, difference
