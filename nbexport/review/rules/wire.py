@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,14 @@ def _check(line: Line, rule: Rule, subject: Subject) -> Iterator[Finding]:
         message = line.message.format(
             element=element, title=title, name=name, was=difference.was, now=difference.now
         )
-        yield subject.about(rule, message, difference)
+        finding = subject.about(rule, message, difference)
+        if line.what == "feature":
+            # one piece can have several, which are told apart
+            finding = replace(finding, element=f"{element}.features.{name}")
+        elif title != element:
+            feature = name.removeprefix("feature ")
+            finding = replace(finding, element=f"{element}.features.{feature}")
+        yield finding
 
 
 def _action(kind: Kind) -> str:
