@@ -29,6 +29,7 @@ from nbexport.review.rules import RULES
 from nbexport.review.run import (
     Settings,
     deprecations_of,
+    difference,
     review_patches,
     review_schemas,
     rule_ids,
@@ -90,7 +91,8 @@ def _print_json_schema(context: click.Context, _parameter: click.Parameter, give
     type=click.Choice(list(_FORMS)),
     default="text",
     show_default=True,
-    help="mail is a reply to the patch, ready for git send-email.",
+    help="mail is a reply to the patch, ready for git send-email; of OLD and NEW it quotes the "
+    "difference.",
 )
 @click.option(
     "-o",
@@ -216,8 +218,6 @@ def review_command(
         raise click.UsageError("--patch takes one schema, its BASE.", context_)
     if patch is None and (strip is not None or context is not None):
         raise click.UsageError("-p and -C are about a patch: give --patch FILE.", context_)
-    if patch is None and form == "mail":
-        raise click.UsageError("a mail answers a patch: give --patch FILE and BASE.", context_)
     if config is not None and no_config:
         raise click.UsageError("give one of --config and --no-config.", context_)
     symbols = defines or None
@@ -227,9 +227,9 @@ def review_command(
             _checked(release),
             None if fail_on is None else Level[fail_on.upper()],
         )
-        if patch is not None:
+        if patch is not None or form == "mail":
             patched = apply_series(
-                read_patch(patch),
+                read_patch(patch) if patch is not None else difference(*sources),
                 sources[0],
                 strip=strip,
                 context=context,
@@ -247,7 +247,12 @@ def review_command(
         _stop(str(error))
     except OSError as error:
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    _write(found, form, output, colour=_colours(color, output))
+    try:
+        _write(found, form, output, colour=_colours(color, output))
+    except OSError as error:
+        if output is None:
+            raise
+        raise click.UsageError(f"{error.filename}: {error.strerror}.", context_) from error
     if found.failed:
         raise SystemExit(1)
 

@@ -24,7 +24,7 @@ from nbexport.timeline import releases as known
 
 if TYPE_CHECKING:
     from nbexport.review.finding import Finding
-    from nbexport.review.patch import PatchedSchemas
+    from nbexport.review.patch import PatchedSchemas, Series
     from nbexport.review.policy import Ignored
     from nbexport.sources import LoadedSchema
 
@@ -124,12 +124,20 @@ def review_change(old: str, new: str, patch: str = "", settings: Settings | None
         UsageError: a source is no text, or nothing differs.
     """
     base = find_source(old)
-    if patch:
-        series = read_patch(patch)
-    else:
-        text = make_patch(base, find_source(new))
-        series = parse_series(text.encode("utf-8", "surrogateescape"), name=f"{old} to {new}")
+    series = read_patch(patch) if patch else difference(base, find_source(new))
     return review_patches(apply_series(series, base), settings or Settings())
+
+
+def difference(old: str, new: str) -> Series:
+    """Return the patch that leads from one source to another.
+
+    Raises:
+        QapiError: one of them is no schema.
+        SourceError: one of them cannot be had.
+        UsageError: one of them is no text, or nothing differs.
+    """
+    text = make_patch(old, new).encode("utf-8", "surrogateescape")
+    return parse_series(text, name=f"{old} to {new}")
 
 
 def review_schemas(

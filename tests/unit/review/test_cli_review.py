@@ -64,7 +64,8 @@ def test_findings_at_the_level_fail(patch_file):
         (("x", "y", "z"), "give OLD and NEW"),
         (("--patch", "p", "x", "y"), "--patch takes one schema, its BASE"),
         (("-p", "1", "x", "y"), "-p and -C are about a patch"),
-        (("--format", "mail", "x", "y"), "a mail answers a patch"),
+        (("--format", "mail", "qmp:x", BASE), "qmp:x: a monitor has no text"),
+        (("-o", "none/report", BASE, V5), "none/report: No such file or directory"),
         (("--format", "none", "x", "y"), "'none' is not one of"),
         (("--release", "x", BASE, V5), "release"),
         (("--config", "x", "--no-config", BASE, V5), "give one of --config and --no-config"),
@@ -161,6 +162,12 @@ def test_mails_are_written_into_a_folder(tmp_path):
     assert len(result.output.splitlines()) == len(names)
     run(*words, "-o", tmp_path / "one.mbox")
     assert (tmp_path / "one.mbox").read_text() == run(*words).output
+
+
+def test_a_mail_of_two_sources_quotes_their_difference():
+    text = run(BASE, V5, "--release", "5.2", "--format", "mail").output
+    assert text.startswith("Subject: Re: [PATCH] ")
+    assert "\n> +            '*bitmaps': [ 'str' ], '*allocation-depth': 'bool' } }\n\n'" in text
 
 
 # -- policy, forms --------------------------------------------------------------------------------
