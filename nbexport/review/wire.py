@@ -245,3 +245,25 @@ def type_text(side: Side, kind: Type) -> str:
 
 
 _VALUES_SHOWN = 4
+
+
+def compositions(schema: Schema) -> dict[str, tuple[object, ...]]:
+    """Return how the types that a text names are composed, by name."""
+    return {
+        kind.name: composition(kind)
+        for kind in schema.types()
+        if not kind.implicit and kind.info is not None
+    }
+
+
+def composition(kind: Type) -> tuple[object, ...]:
+    """Return what a type's text says of its parts; the same for types that only changed names."""
+    if isinstance(kind, ObjectType):
+        members = [(part.name, part.type_name, part.optional) for part in kind.local_members]
+        branches = [(branch.name, branch.type_name) for branch in kind.variants]
+        return kind.base_name, kind.tag_name, tuple(members), tuple(branches)
+    if isinstance(kind, EnumType):
+        return tuple(value.name for value in kind.members)
+    if isinstance(kind, AlternateType):
+        return tuple((branch.name, branch.type_name) for branch in kind.variants)
+    return (kind.name,)

@@ -320,6 +320,7 @@ register(
         DEPRECATED_NESTED,
         _gained_member,
         alone="what a deprecated command loses is judged as any removal is",
+        one_way="what a deprecated command returns beyond need binds nobody",
         companions=("argument-added", "argument-added-required", "leak-through-base"),
     )
 )
@@ -336,6 +337,7 @@ register(
         SPLIT_BASE,
         _leak,
         alone="a shared type that shrinks is judged as a removal from each command",
+        one_way="what a deprecated command returns beyond need binds nobody",
         companions=(
             "argument-added",
             "argument-added-required",

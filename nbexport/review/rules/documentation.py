@@ -141,7 +141,8 @@ def _phantom(rule: Rule, subject: Subject) -> Iterator[Finding]:
         if not fresh:
             continue
         known = known or _Known(subject.new)
-        names = known.names(entity)
+        # what is gone may be told of still
+        names = known.names(entity) | (_own(before) if before is not None else set())
         for name, line, section in dict.fromkeys(fresh):
             if name in names:
                 continue

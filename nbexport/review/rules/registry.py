@@ -73,6 +73,8 @@ class Rule:
         check: finds it.
         opposite: the rule about the reverse change; empty if there is none.
         alone: why there is no opposite.
+        other_way: the rule about the same in the other direction, for one that has a direction.
+        one_way: why there is none.
         companions: rules that speak of the same change too.
     """
 
@@ -86,6 +88,8 @@ class Rule:
     check: Check = field(repr=False, compare=False)
     opposite: str = ""
     alone: str = ""
+    other_way: str = ""
+    one_way: str = ""
     companions: tuple[str, ...] = ()
 
 
@@ -97,12 +101,15 @@ def register(rule: Rule) -> Rule:
     """Add a rule.
 
     Raises:
-        ValueError: its id is no kebab-case or is taken, or it has both or neither of ``opposite``
-            and ``alone``.
+        ValueError: its id is no kebab-case or is taken, or it does not tell of its opposite, or of
+            the other direction if it has one.
     """
     if not _ID.fullmatch(rule.id) or rule.id in RULES:
         raise ValueError(f"rule '{rule.id}': not in kebab-case, or there already")
     if bool(rule.opposite) == bool(rule.alone):
         raise ValueError(f"rule '{rule.id}' needs an opposite, or a word why there is none")
+    told = bool(rule.other_way), bool(rule.one_way)
+    if told.count(True) != bool(rule.taxonomy.direction):
+        raise ValueError(f"rule '{rule.id}' needs a word about the other direction if it has one")
     RULES[rule.id] = rule
     return rule

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from nbexport.qapi.findings import owner_name
-from nbexport.qapi.model import ArrayType, Command, Event, Member, Type
+from nbexport.qapi.model import (
+    ArrayType,
+    Command,
+    EnumMember,
+    EnumType,
+    Event,
+    Member,
+    ObjectType,
+    Type,
+)
 from nbexport.review.compare import Kind
 from nbexport.review.context import branch, releases_after
 from nbexport.review.finding import Direction, Level, Place
 from nbexport.review.rules.examples import DATED, MISDATED, UNDATED, WELL_DATED
 from nbexport.review.rules.registry import Rule, Taxonomy, register
 from nbexport.review.rules.subject import since_of
-from nbexport.review.wire import place_of
+from nbexport.review.wire import composition, compositions, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from nbexport.review.finding import Finding
     from nbexport.review.rules.subject import Subject
 
+_LAST_BRANCH = re.compile(r"\[[^\]=]+=[^\]]*\](?=\.[^.]*$)")
 _CALLS = (Kind.COMMAND_ADDED, Kind.EVENT_ADDED)
 _PARTS = (Kind.MEMBER_ADDED, Kind.VALUE_ADDED)
 _TYPES = (Kind.TYPE_WIDENED, Kind.TYPE_CHANGED, Kind.TYPE_NARROWED)
@@ -31,6 +42,17 @@ _TYPES = (Kind.TYPE_WIDENED, Kind.TYPE_CHANGED, Kind.TYPE_NARROWED)
 def _section(subject: Subject, difference: Difference) -> Section | None:
     doc = subject.doc_of(difference)
     return doc.members.get(difference.name) if doc is not None else None
+
+
+def _was_written(subject: Subject, difference: Difference) -> bool:
+    """Whether the old text has a member or value already, and something new leads to it."""
+    owner = subject.old.entities.get(difference.owner)
+    parts: tuple[Member | EnumMember, ...] = ()
+    if isinstance(owner, ObjectType):
+        parts = owner.local_members
+    elif isinstance(owner, EnumType):
+        parts = owner.members
+    return difference.kind in _PARTS and any(part.name == difference.name for part in parts)
 
 
 def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
@@ -44,6 +66,8 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
             yield subject.about(rule, message, difference)
         elif difference.kind in _PARTS and owner_name(difference.owner) in subject.old.entities:
             # a definition that is new itself dates its members
+            if _was_written(subject, difference):
+                continue
             section = _section(subject, difference)
             key = difference.owner, difference.name
             if section is not None and since_of(section) is None and key not in told:
@@ -57,13 +81,18 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
 def _wrong(rule: Rule, subject: Subject) -> Iterator[Finding]:
     told = set()
     for difference in subject.differences:
+        if _was_written(subject, difference):
+            continue
         claimed = _claimed(subject, difference)
         key = difference.owner, difference.name
         if claimed is None or key in told:
             continue
         since, place = claimed
         wanted = _expected(subject, difference)
-        if wanted and not any(branch(since) == branch(one) for one in wanted):
+        # another branch may have had it before, and the text speaks of that
+        elements = [_LAST_BRANCH.sub("", reach.element) for reach in difference.reaches]
+        right = {*map(branch, wanted), *map(branch, _firsts(subject, elements))}
+        if wanted and branch(since) not in right:
             told.add(key)
             message = _message(difference.element, since, wanted)
             yield subject.note(
@@ -121,6 +150,9 @@ def _claimed_by_type(subject: Subject, difference: Difference) -> tuple[str, Pla
         kind = kind.element
     if kind is None or kind.doc is None or kind.name in subject.old.entities:
         return None
+    if composition(kind) in compositions(subject.old).values():
+        # it only changed its name
+        return None
     section = kind.doc.section("Since")
     if section is None or kind.doc.since is None:
         return None
@@ -140,12 +172,12 @@ def _expected(subject: Subject, difference: Difference) -> list[str]:
         now = [release]
     if difference.kind in _TYPES:
         return now
-    found = [
-        first
-        for first in (subject.past.first(reach.element) for reach in difference.reaches)
-        if first is not None
-    ]
+    found = list(_firsts(subject, [reach.element for reach in difference.reaches]))
     return found or now
+
+
+def _firsts(subject: Subject, elements: Iterable[str]) -> Iterator[str]:
+    return (first for first in map(subject.past.first, elements) if first is not None)
 
 
 def _rewritten(rule: Rule, subject: Subject) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from nbexport.qapi.model import ArrayType, Command, EnumType, ObjectType
+from nbexport.qapi.model import ArrayType, Command, ObjectType
 from nbexport.review.compare import Kind
 from nbexport.review.finding import Direction, Level
 from nbexport.review.rules.examples import (
@@ -22,6 +22,7 @@ from nbexport.review.rules.examples import (
 )
 from nbexport.review.rules.registry import Rule, Taxonomy, register
 from nbexport.review.rules.subject import EXPERIMENTAL
+from nbexport.review.wire import compositions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,7 +206,7 @@ def _shown(subject: Subject, kind: str) -> str:
 def _unchanged(rule: Rule, subject: Subject) -> Iterator[Finding]:
     if subject.differences:
         return
-    old, new = _composition(subject.old), _composition(subject.new)
+    old, new = compositions(subject.old), compositions(subject.new)
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if changed:
         shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" * (len(changed) > 3))
@@ -213,23 +214,6 @@ def _unchanged(rule: Rule, subject: Subject) -> Iterator[Finding]:
         place = next((p for p in map(subject.new_side.place, changed) if p is not None), None)
         before = next((p for p in map(subject.old_side.place, changed) if p is not None), None)
         yield subject.note(rule, message, "schema", old=before, new=place)
-
-
-def _composition(schema: Schema) -> dict[str, tuple[object, ...]]:
-    """Return how the types that a text names are composed."""
-    found: dict[str, tuple[object, ...]] = {}
-    for kind in schema.types():
-        if kind.implicit or kind.info is None:
-            continue
-        parts: tuple[object, ...] = ()
-        if isinstance(kind, ObjectType):
-            members = [(part.name, part.type_name, part.optional) for part in kind.local_members]
-            branches = [(branch.name, branch.type_name) for branch in kind.variants]
-            parts = kind.base_name, kind.tag_name, tuple(members), tuple(branches)
-        elif isinstance(kind, EnumType):
-            parts = tuple(value.name for value in kind.members)
-        found[kind.name] = parts
-    return found
 
 
 register(
@@ -292,6 +276,7 @@ register(
         SCALAR_ALONE,
         _scalar,
         alone="a list where one value would do can hold one value",
+        one_way="a list can come beside a scalar that is returned, and clients need not choose",
         companions=("argument-added", "command-added"),
     )
 )

@@ -537,6 +537,22 @@ def _action(kind: Kind) -> str:
     return kind.value.rpartition("-")[2]
 
 
+# where the rules for arguments and for results do not have the same name
+_OTHER_WAYS = {
+    # what is hard on the sender of an argument is easy on the reader of a result, and the reverse
+    "argument-added-required": "result-added",
+    "result-removed-optional": "argument-removed",
+}
+
+
+def _other_way(line: _Line) -> str:
+    """Return the rule about the same difference in what the other side sends."""
+    if line.direction is NOBODY:
+        return ""
+    here, there = ("argument", "result") if line.direction is SENDS else ("result", "argument")
+    return _OTHER_WAYS.get(line.id, line.id.replace(here, there, 1))
+
+
 for _line in (*_LINES, *_FLAG_LINES):
     register(
         Rule(
@@ -549,6 +565,7 @@ for _line in (*_LINES, *_FLAG_LINES):
             _line.negative,
             partial(_check, _line),
             opposite=_line.opposite,
+            other_way=_other_way(_line),
             companions=_line.companions,
         )
     )
