@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FAIL_ON = Level.RISKY
 WINDOW = 2
+_OF_NOTES = ("deprecation-without-note", "migration-note-lacks-rename")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Settings:
             return self.release or self.policy.release
         if new.release is not None:
             return ".".join(map(str, new.release[:2]))
-        return _after(old) if old.kind == RELEASE else None
+        return _after(old) if old.kind == RELEASE and not new.introspected else None
 
     @property
     def level(self) -> Level:
@@ -216,8 +217,18 @@ def _judged(
         deprecation_notes=notes[1],
         old_deprecation_notes=notes[0],
     )
-    kept, ignored = settings.policy.judge(review(old, new, context), settings.today)
+    found = review(old, new, context)
+    if new.introspected:
+        # an introspection has no documentation that could lack anything
+        found = [finding for finding in found if not _reads_words(finding.rule)]
+    kept, ignored = settings.policy.judge(found, settings.today)
     return kept, ignored, release
+
+
+def _reads_words(rule: str) -> bool:
+    """Whether a rule is about what documentation says."""
+    about = RULES[rule].taxonomy.what
+    return about in ("documentation", "since") or rule in _OF_NOTES
 
 
 def _after(old: LoadedSchema) -> str | None:

@@ -10,6 +10,8 @@ from reviews import BASE, SEPARATOR, SERIES, diff, mail
 
 from nbexport.cli import review as module
 from nbexport.cli.main import cli
+from nbexport.review import run as module_run
+from nbexport.review.rules import RULES
 
 V5, V6 = str(SERIES / "v5"), str(SERIES / "v6")
 
@@ -100,6 +102,21 @@ def test_what_cannot_be_read_is_three(tmp_path, patch_file):
         assert result.exit_code == 3, (words, result.output)
         assert message in result.output
         assert len(result.output.splitlines()) == 1
+
+
+def test_an_introspection_is_not_blamed_for_lacking_words(tmp_path):
+    answer = tmp_path / "answer.json"
+    shown = CliRunner().invoke(cli, ["qapi", "introspect", "release:5.2"])
+    answer.write_text(shown.output)
+    result = run("release:5.1", answer, "--format", "json")
+    report = json.loads(result.output)
+    rules = {item["rule"] for item in report["findings"]}
+    assert "command-added" in rules
+    assert not {rule for rule in rules if rule.startswith(("doc-", "since-"))}
+    assert "deprecation-without-note" not in rules
+    assert report["release"] is None
+    for name in module_run._OF_NOTES:
+        assert name in RULES
 
 
 # -- patches --------------------------------------------------------------------------------------
