@@ -252,7 +252,7 @@ def test_what_happens_many_times_is_told_once_and_listed(tmp_path):
     assert text.count("[removed-without-deprecation") == 1
     assert "Likewise c2, c3, c4, " in text
     assert "and 6 more." in text
-    assert body[body.index("> -{ 'command': 'c1' }") + 2].startswith("c1 goes without")
+    assert body[body.index("> -{ 'command': 'c1' }") + 2].startswith("The command c1 goes without")
 
 
 def test_few_of_a_kind_are_told_each_under_its_line(tmp_path):
