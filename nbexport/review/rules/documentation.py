@@ -130,6 +130,8 @@ def _own(entity: Entity) -> set[str]:
 
 
 def _phantom(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    if not subject.texts:
+        return
     known: _Known | None = None
     for entity in subject.new.entities.values():
         doc = entity.doc
@@ -196,6 +198,8 @@ def _line(entity: Entity, line: int) -> Place | None:
 
 
 def _undocumented(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    if not subject.texts:
+        return
     for entity in subject.new.entities.values():
         doc, info = entity.doc, entity.info
         if doc is None or info is None or entity.name in info.pragmas.documentation_exceptions:

@@ -204,7 +204,7 @@ def _shown(subject: Subject, kind: str) -> str:
 
 
 def _unchanged(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    if subject.differences:
+    if subject.differences or not subject.texts:
         return
     old, new = compositions(subject.old), compositions(subject.new)
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]

@@ -20,7 +20,7 @@ from nbexport.review.context import Past, branch, releases_between
 from nbexport.review.facts import differences
 from nbexport.review.finding import Direction, Finding, Level, Place
 from nbexport.review.lookup import find
-from nbexport.review.wire import Side
+from nbexport.review.wire import Side, is_introspected
 
 if TYPE_CHECKING:
     from nbexport.qapi import Schema
@@ -133,6 +133,11 @@ class Subject:
         return not self.dated_now(entity.doc.since if entity.doc else None)
 
     @cached_property
+    def texts(self) -> bool:
+        """Whether both schemas are text, with documentation and names of types."""
+        return not any(map(is_introspected, (self.old, self.new)))
+
+    @cached_property
     def gap(self) -> bool:
         """Whether further releases lie between the two schemas, of which nothing may be known."""
         old, new = self.context.old_release, self.context.release
@@ -208,9 +213,9 @@ class Subject:
             if isinstance(entity, Command | Event)
         }
 
-    def find_old(self, element: str) -> object | None:
-        """Return the piece of the old schema that an element names, None if there is none."""
-        return find(self.old_side, element)
+    def has(self, element: str, *, old: bool = False) -> bool:
+        """Whether a schema has an element, the new one unless the old one is meant."""
+        return find(self.old_side if old else self.new_side, element) is not None
 
     def doc_of(self, difference: Difference) -> Doc | None:
         """Return the comment, in the new schema, that documents what is different."""
