@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nbexport.cli.review_rules import rules_command
 from nbexport.errors import NbexportError, UsageError
 from nbexport.qapi import parse_release
 from nbexport.review.finding import Level
@@ -24,11 +25,10 @@ from nbexport.review.report import (
     json_schema,
     replies,
 )
-from nbexport.review.report import rules as about_rules
-from nbexport.review.rules import RULES
 from nbexport.review.run import (
     Settings,
     deprecations_of,
+    difference,
     review_patches,
     review_schemas,
     rule_ids,
@@ -90,7 +90,8 @@ def _print_json_schema(context: click.Context, _parameter: click.Parameter, give
     type=click.Choice(list(_FORMS)),
     default="text",
     show_default=True,
-    help="mail is a reply to the patch, ready for git send-email.",
+    help="mail is a reply to the patch, ready for git send-email; of OLD and NEW it quotes the "
+    "difference.",
 )
 @click.option(
     "-o",
@@ -216,8 +217,6 @@ def review_command(
         raise click.UsageError("--patch takes one schema, its BASE.", context_)
     if patch is None and (strip is not None or context is not None):
         raise click.UsageError("-p and -C are about a patch: give --patch FILE.", context_)
-    if patch is None and form == "mail":
-        raise click.UsageError("a mail answers a patch: give --patch FILE and BASE.", context_)
     if config is not None and no_config:
         raise click.UsageError("give one of --config and --no-config.", context_)
     symbols = defines or None
@@ -227,9 +226,9 @@ def review_command(
             _checked(release),
             None if fail_on is None else Level[fail_on.upper()],
         )
-        if patch is not None:
+        if patch is not None or form == "mail":
             patched = apply_series(
-                read_patch(patch),
+                read_patch(patch) if patch is not None else difference(*sources),
                 sources[0],
                 strip=strip,
                 context=context,
@@ -247,7 +246,12 @@ def review_command(
         _stop(str(error))
     except OSError as error:
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    _write(found, form, output, colour=_colours(color, output))
+    try:
+        _write(found, form, output, colour=_colours(color, output))
+    except OSError as error:
+        if output is None:
+            raise
+        raise click.UsageError(f"{error.filename}: {error.strerror}.", context_) from error
     if found.failed:
         raise SystemExit(1)
 
@@ -303,40 +307,3 @@ def _file_name(subject: str) -> str:
     """Return a subject as git makes names of files of it."""
     words = "".join(letter if letter.isalnum() else " " for letter in subject).split()
     return "-".join(words)[:52].lower()
-
-
-@click.command("rules")
-@click.argument("rule", required=False)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json", "markdown"]),
-    default="text",
-    show_default=True,
-    help="markdown is the page of documentation.",
-)
-def rules_command(*, rule: str | None, form: str) -> None:
-    """List the rules of the reviewer, or explain one RULE with examples.
-
-    \b
-      nbexport review rules
-      nbexport review rules leak-through-base
-      nbexport review rules --format markdown
-
-    A source of that name is written ./rules where a schema is expected.
-    """  # noqa: D301 - click wants the \b itself
-    if rule is not None and rule not in RULES:
-        import difflib  # noqa: PLC0415 - only for a mistake
-
-        alike = difflib.get_close_matches(rule, RULES, 3)
-        hint = f" (did you mean {', '.join(alike)}?)" if alike else ""
-        raise click.UsageError(f"no rule '{rule}'{hint}.")
-    chosen = list(RULES.values()) if rule is None else [RULES[rule]]
-    if form == "json":
-        click.echo(about_rules.as_json(chosen), nl=False)
-    elif form == "markdown":
-        click.echo(about_rules.page(chosen), nl=False)
-    elif rule is None:
-        click.echo(about_rules.listed(chosen), nl=False)
-    else:
-        click.echo(about_rules.explained(chosen[0]), nl=False)

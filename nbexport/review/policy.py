@@ -1,29 +1,7 @@
 """The policy file, ``nbexport.toml``: what a project takes how seriously, and what it lets pass.
 
-::
-
-    [review]
-    release = "5.2"                 # the release under development
-    deprecation-window = 2          # releases between deprecation and removal
-    fail-on = "risky"               # the lowest level that gives exit status 1
-
-    [review.levels]
-    since-missing = "notice"
-    scalar-where-list-likely = "off"
-
-    [[review.ignore]]
-    rule = "removed-*"              # a rule's id or a pattern
-    element = "x-*"                 # an element of the wire or a pattern
-    path = "*"                      # a step of the way to it or a pattern
-    reason = "experimental, announced as such"
-    expires = 2027-04-30            # the last day
-
-    [[review.approve]]
-    fingerprint = "0123456789abcdef"
-    reason = "agreed on the list"
-    expires = 2027-04-30            # may be missing
-
-Patterns are those of a shell: ``*``, ``?`` and ``[...]``. Of an expired entry a finding tells.
+`EXAMPLE` shows everything that it can say. Patterns are those of a shell: ``*``, ``?``, ``[...]``.
+Of an entry that has expired a finding tells.
 """
 
 from __future__ import annotations
@@ -45,6 +23,28 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 FILE_NAME = "nbexport.toml"
+EXAMPLE = """\
+[review]
+release = "5.2"                 # the release under development
+deprecation-window = 2          # releases between deprecation and removal
+fail-on = "risky"               # the lowest level that gives exit status 1
+
+[review.levels]
+since-missing = "info"
+scalar-where-list-likely = "off"
+
+[[review.ignore]]
+rule = "argument-removed"       # a rule's id, or a pattern
+element = "x-*"                 # an element of the wire, or a pattern
+path = "base *"                 # a step of the way to it, or a pattern; may be missing
+reason = "experimental, and announced as such"
+expires = 2027-04-30            # the last day
+
+[[review.approve]]
+fingerprint = "0123456789abcdef"  # as text and json tell it
+reason = "agreed on the list"
+expires = 2027-04-30            # may be missing
+"""
 EXPIRED = "policy-entry-expired"
 OFF = "off"
 # A thousand ignores with long reasons are 0.3 MB.

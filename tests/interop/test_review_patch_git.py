@@ -20,6 +20,7 @@ from nbexport.review.patch import apply_series, parse_series
 from nbexport.review.patch.apply import Line, apply_hunks, split_lines
 from nbexport.review.patch.diff import parse_diff
 from nbexport.review.patch.errors import PatchError
+from nbexport.review.patch.tree import Tree
 
 pytestmark = pytest.mark.interop
 
@@ -108,6 +109,66 @@ def test_less_context_is_enough_where_git_is_told_so_too(lines, edits, drift, co
     base = text_of(edited(lines, drift))
     if patch and base:
         assert by_us(base, patch, context) == by_git(base, patch, f"-C{context}")
+
+
+# -- trees ----------------------------------------------------------------------------------------
+
+NAMES = ["schema.json", "a.json", "b.json", "sub/a.json", "sub/c.json", "sub/deep/d e.json"]
+TEXTS = st.sampled_from(
+    [
+        "".join(f"{word} {n}\n" for n in range(8)) + end
+        for word in ("one", "two")
+        for end in ("", "tail\n", "tail", "more\n" * 3)
+    ]
+)
+TREES = st.dictionaries(st.sampled_from(NAMES[1:]), TEXTS)
+
+
+class Files:
+    """A base that is a dictionary."""
+
+    name = "base"
+    root = "schema.json"
+
+    def __init__(self, files):
+        self.files = files
+
+    def has_file(self, path):
+        return path in self.files
+
+    def read(self, path):
+        return self.files[path]
+
+
+def difference(before, after):
+    """What git says of two trees, renames and copies found."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(folder, "init", "--quiet")
+        trees = []
+        for files in (before, after):
+            for path in [*folder.glob("*.json"), *folder.glob("sub/**/*.json")]:
+                path.unlink()
+            for path, text in files.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(text)
+            run(folder, "add", "--all")
+            trees.append(run(folder, "write-tree").strip())
+        return run(folder, "diff", "-M50%", "-C", "--find-copies-harder", "-B", *trees)
+
+
+@settings(max_examples=40)
+@given(TREES, TREES, TEXTS, TEXTS)
+def test_a_difference_of_trees_leads_from_one_to_the_other(before, after, root, new_root):
+    before, after = {"schema.json": root, **before}, {"schema.json": new_root, **after}
+    text = difference(before, after)
+    if not text:
+        return
+    (patch,) = parse_series(text.encode()).patches
+    tree = Tree(Files(before))
+    tree.apply(patch, 0)
+    found = {path: tree.read(path) for path in NAMES if tree.has_file(path)}
+    assert found == after
 
 
 # -- a repository ---------------------------------------------------------------------------------

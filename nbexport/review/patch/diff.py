@@ -27,6 +27,8 @@ _ESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, '"': 34,
 _NEED_BOTH = ("rename from ", "rename to ", "copy from ", "copy to ")
 # A line number beyond it is no line of a file that can be loaded.
 _DIGITS_MAX = 9
+# Two paths of Linux (PATH_MAX), each letter written as four.
+_NAMES_MAX = 2 * 4096 * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +316,8 @@ def _git_names(text: str) -> tuple[str, str] | None:
 
     Names with spaces are not quoted, so the line is cut where both halves name the same file.
     """
+    if len(text) > _NAMES_MAX:
+        return None
     quoted = re.fullmatch(r'("(?:[^"\\]|\\.)*"|\S+) ("(?:[^"\\]|\\.)*"|\S+)', text)
     if quoted is not None:
         return _unquoted(quoted[1]), _unquoted(quoted[2])

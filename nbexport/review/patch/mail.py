@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from email.message import Message
 
-# As git tells a mailbox's line from a sentence: a sender, a time and a year.
-_FROM = re.compile(rb"^From \S.*\d{1,2}:\d\d:\d\d.* (?:19|20)\d\d(?: .*)?\r?$", re.MULTILINE)
+# As git tells a mailbox's line from a sentence: a sender, a time and a year. An address has 254
+# characters at most (RFC 5321), the rest of the line is a date.
+_FROM = re.compile(
+    rb"^From \S[^\n]{0,300}?\d{1,2}:\d\d:\d\d[^\n]{0,40} (?:19|20)\d\d(?: [^\n]{0,40})?\r?$",
+    re.MULTILINE,
+)
 _HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:[ \t]")
 _PATCH_TYPES = ("text/x-patch", "text/x-diff", "text/plain")
 _PATCH_NAMES = (".patch", ".diff")
@@ -107,7 +111,10 @@ def _messages(data: bytes) -> Iterator[bytes]:
 
 
 def _mail(data: bytes, name: str) -> Text:
-    message = email.message_from_bytes(data)
+    try:
+        message = email.message_from_bytes(data)
+    except RecursionError as error:
+        raise PatchError("a mail whose parts are nested too deeply", name=name) from error
     mail = Mail(
         subject=_header(message, "Subject"),
         sender=_header(message, "From"),

@@ -90,6 +90,8 @@ class Tree:
         self._files: dict[str, list[Line] | None] = {}
         self._texts: dict[str, str] = {}
         self._folders: dict[str, str] = {}
+        self._as_named = False
+        self._known: dict[str, bool] = {}
         self.removed: dict[Place, tuple[int, int]] = {}
         """Lines of the base that went: number of the patch and line of its text, from 0."""
 
@@ -100,7 +102,9 @@ class Tree:
         path = posixpath.normpath(path)
         if path in self._files:
             return self._files[path] is not None
-        return path in self._texts or self.source.has_file(path)
+        if path not in self._known:
+            self._known[path] = self.source.has_file(path)
+        return self._known[path]
 
     def read(self, path: str) -> str:
         """Return the text of a file as it is now.
@@ -155,6 +159,10 @@ class Tree:
         gone: set[str] = set()
         removed: dict[Place, tuple[int, int]] = {}
         lost: list[FilePatch] = []
+        # where files are that exist tells where new ones go
+        for item in patch.files:
+            if item.old is not None and _counts(item):
+                self._find(item)
         for item in patch.files:
             if not _counts(item):
                 done.skipped.append(item.shown)
@@ -266,13 +274,15 @@ class Tree:
             return old
         if folder in self._folders:
             return posixpath.join(self._folders[folder], base)
-        if path.startswith(_ELSEWHERE) or (self._folder and path.startswith(f"{self._folder}/")):
+        of_schema = self._folder and path.startswith(f"{self._folder}/")
+        if self._as_named or path.split("/")[0] in _ELSEWHERE or of_schema:
             return path
         return posixpath.join(self._folder, base) if path.endswith(".json") else path
 
     def _learn(self, path: str, found: str) -> None:
         """Remember which folder of the tree stands for a folder of the patch."""
         self._folders[posixpath.dirname(path)] = posixpath.dirname(found)
+        self._as_named = self._as_named or path == found
 
     def _miss(self, item: FilePatch, name: str) -> None:
         """Refuse a patch for a file of the schema that the base does not have."""

@@ -7,7 +7,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from nbexport.review.policy import EXPIRED
+from nbexport.review.policy import EXAMPLE, EXPIRED, FILE_NAME
 from nbexport.review.report.markdown import code, escaped
 
 if TYPE_CHECKING:
@@ -34,6 +34,16 @@ is none of these.
 
 Besides the registry there is `{EXPIRED}` (notice):
 {textwrap.fill(_EXPIRED_TEXT, 100)}
+
+## The policy file
+
+`{FILE_NAME}` in the folder of the call, or the nearest one above it. Patterns are those of a
+shell: `*`, `?`, `[...]`. A key that is unknown is an error.
+
+```toml
+{EXAMPLE}```
+
+## All rules
 """
 
 
@@ -96,7 +106,7 @@ def page(rules: Iterable[Rule]) -> str:
 
 
 def _section(rule: Rule) -> Iterator[str]:
-    yield f"## {rule.id}"
+    yield f"### {rule.id}"
     yield ""
     yield f"**{rule.level}**, {code(str(rule.taxonomy))}. {escaped(rule.reason)}"
     yield ""

@@ -67,7 +67,7 @@ def test_the_figure_is_told_in_words(reviews):
 
 
 def test_what_has_no_findings_is_drawn_as_well():
-    review = review_sources("release:5.2", "release:5.2")
+    review = review_sources("release:7.2", "release:7.2")
     plot = draw_revisions({"same": review})
     assert plot.alt == "Findings by revision. same: 0 findings."
     assert plot.png()

@@ -10,6 +10,8 @@ from reviews import BASE, SEPARATOR, SERIES, diff, mail
 
 from nbexport.cli import review as module
 from nbexport.cli.main import cli
+from nbexport.review import run as module_run
+from nbexport.review.rules import RULES
 
 V5, V6 = str(SERIES / "v5"), str(SERIES / "v6")
 
@@ -64,7 +66,8 @@ def test_findings_at_the_level_fail(patch_file):
         (("x", "y", "z"), "give OLD and NEW"),
         (("--patch", "p", "x", "y"), "--patch takes one schema, its BASE"),
         (("-p", "1", "x", "y"), "-p and -C are about a patch"),
-        (("--format", "mail", "x", "y"), "a mail answers a patch"),
+        (("--format", "mail", "qmp:x", BASE), "qmp:x: a monitor has no text"),
+        (("-o", "none/report", BASE, V5), "none/report: No such file or directory"),
         (("--format", "none", "x", "y"), "'none' is not one of"),
         (("--release", "x", BASE, V5), "release"),
         (("--config", "x", "--no-config", BASE, V5), "give one of --config and --no-config"),
@@ -99,6 +102,21 @@ def test_what_cannot_be_read_is_three(tmp_path, patch_file):
         assert result.exit_code == 3, (words, result.output)
         assert message in result.output
         assert len(result.output.splitlines()) == 1
+
+
+def test_an_introspection_is_not_blamed_for_lacking_words(tmp_path):
+    answer = tmp_path / "answer.json"
+    shown = CliRunner().invoke(cli, ["qapi", "introspect", "release:5.2"])
+    answer.write_text(shown.output)
+    result = run("release:5.1", answer, "--format", "json")
+    report = json.loads(result.output)
+    rules = {item["rule"] for item in report["findings"]}
+    assert "command-added" in rules
+    assert not {rule for rule in rules if rule.startswith(("doc-", "since-"))}
+    assert "deprecation-without-note" not in rules
+    assert report["release"] is None
+    for name in module_run._OF_NOTES:
+        assert name in RULES
 
 
 # -- patches --------------------------------------------------------------------------------------
@@ -161,6 +179,12 @@ def test_mails_are_written_into_a_folder(tmp_path):
     assert len(result.output.splitlines()) == len(names)
     run(*words, "-o", tmp_path / "one.mbox")
     assert (tmp_path / "one.mbox").read_text() == run(*words).output
+
+
+def test_a_mail_of_two_sources_quotes_their_difference():
+    text = run(BASE, V5, "--release", "5.2", "--format", "mail").output
+    assert text.startswith("Subject: Re: [PATCH] ")
+    assert "\n> +            '*bitmaps': [ 'str' ], '*allocation-depth': 'bool' } }\n\n'" in text
 
 
 # -- policy, forms --------------------------------------------------------------------------------

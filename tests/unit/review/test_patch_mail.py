@@ -148,8 +148,8 @@ def flow(text, width):
         pieces = []
         while len(line) > width and " " in line[1:width].rstrip():
             cut = line[:width].rstrip().rindex(" ") + 1
-            # a piece may not end where only its stuffing or nothing stands
-            if not line[:cut].strip() or not line[cut:].strip():
+            # a piece is no blank line and does not look like the mark of a signature
+            if not line[:cut].strip() or not line[cut:].strip() or line[:cut] == "-- ":
                 break
             pieces.append(line[:cut])
             line = line[cut:]
@@ -227,6 +227,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_patch(str(tmp_path / "none.patch"))
     with pytest.raises(PatchError, match="Is a directory"):
         read_patch(str(tmp_path))
+
+
+def test_a_mail_of_parts_within_parts_is_refused_or_read():
+    depth = 3000
+    head = "".join(
+        f"Content-Type: multipart/mixed; boundary=b{n}\n\n--b{n}\n" for n in range(depth)
+    )
+    data = f"From: a@example.org\nSubject: [PATCH] x\n{head}\n{DIFF}".encode()
+    with pytest.raises(PatchError):
+        parse_series(data, name="p")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "From x " + "1:11:11 " * 40_000,
+        "diff --git " + "a/x " * 100_000,
+        "Subject: " + "=?utf-8?q?x?= " * 20_000 + "\nFrom: a@b\n\n",
+        "@@ -1 +1 @@" * 50_000,
+    ],
+)
+def test_long_lines_cost_no_more_than_their_length(line):
+    with pytest.raises(PatchError):
+        parse_series(f"{line}\n".encode(), name="p")
 
 
 @given(st.binary(max_size=300))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nbexport.errors import SourceError, UsageError
 from nbexport.review.patch import PatchError, apply_series, parse_series
@@ -234,3 +236,45 @@ def test_sources_without_text_are_refused(tmp_path):
 def test_a_release_of_the_package_is_a_base():
     source = TextSource("release:5.1")
     assert (source.kind, source.root, source.interface) == ("release", "schema.json", (5, 1))
+
+
+PATCH = (
+    diff(EXPORTS, LISTED, "qapi/exports.json")
+    + diff(ROOT, ROOT + "{ 'include': 'more.json' }\n", "qapi/schema.json")
+    + diff("", "{ 'command': 'more' }\n", "qapi/more.json")
+).split("\n")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(PATCH) - 1),
+            st.sampled_from(["drop", "twice", "swap", "edit"]),
+            st.text("+-@ /ab01,{}'", max_size=12),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_a_damaged_patch_applies_or_is_refused_and_leaves_the_base(flat, damages):
+    lines = list(PATCH)
+    for at, how, text in damages:
+        at = min(at, len(lines) - 1)
+        if how == "drop":
+            del lines[at]
+        elif how == "twice":
+            lines.insert(at, lines[at])
+        elif how == "swap":
+            lines[at], lines[at - 1] = lines[at - 1], lines[at]
+        else:
+            lines[at] = text
+        if not lines:
+            return
+    try:
+        done = apply_series(parse_series("\n".join(lines).encode(), name="p"), str(flat))
+    except PatchError as error:
+        assert str(error).startswith("p")  # noqa: PT017 - either is right
+    else:
+        assert done.old.schema.command("export-add") is not None
+    assert (flat / "exports.json").read_text() == EXPORTS

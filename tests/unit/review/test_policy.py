@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nbexport.review.finding import Direction, Finding, Level, Place
 from nbexport.review.policy import (
+    EXAMPLE,
     EXPIRED,
     Policy,
     PolicyError,
@@ -17,6 +18,7 @@ from nbexport.review.policy import (
     parse_policy,
     read_policy,
 )
+from nbexport.review.run import rule_ids
 
 RULES = ("argument-removed", "argument-added", "leak-through-base", "since-missing", EXPIRED)
 TODAY = dt.date(2027, 1, 15)
@@ -66,6 +68,13 @@ def test_a_whole_file_is_read():
     assert [entry.line for entry in found.entries] == [10, 16, 22]
     assert found.entries[0].expires == dt.date(2027, 1, 15)
     assert policy("") == Policy("nbexport.toml")
+
+
+def test_the_example_of_the_documentation_is_read():
+    found = parse_policy(EXAMPLE, "nbexport.toml", rule_ids())
+    assert found.release is not None
+    assert len(found.entries) == 2
+    assert None in found.levels.values()
 
 
 def test_levels_are_set_and_rules_switched_off():

@@ -233,3 +233,46 @@ def test_the_base_is_not_written():
     reviewed(mail(diff("base", "v5")))
     after = sorted((path, path.read_bytes()) for path in Path(BASE).iterdir())
     assert before == after
+
+
+def small(tmp_path, old, new):
+    """Return the body of the reply to a patch of a small schema, without line breaks."""
+    (tmp_path / "schema.json").write_text(old)
+    sides = (text.splitlines(keepends=True) for text in (old, new))
+    text = "".join(difflib.unified_diff(*sides, "a/schema.json", "b/schema.json"))
+    (reply,) = replies(reviewed(mail(text), str(tmp_path)))
+    return reply.body
+
+
+def test_what_happens_many_times_is_told_once_and_listed(tmp_path):
+    old = "".join(f"{{ 'command': 'c{n}' }}\n" for n in range(20))
+    body = small(tmp_path, old, "{ 'command': 'c0' }\n")
+    text = " ".join(body)
+    assert text.count("goes without having been deprecated") == 1
+    assert text.count("[removed-without-deprecation") == 1
+    assert "Likewise c2, c3, c4, " in text
+    assert "and 6 more." in text
+    assert body[body.index("> -{ 'command': 'c1' }") + 2].startswith("The command c1 goes without")
+
+
+def test_few_of_a_kind_are_told_each_under_its_line(tmp_path):
+    old = "".join(f"{{ 'command': 'c{n}' }}\n" for n in range(3))
+    text = " ".join(small(tmp_path, old, "{ 'command': 'c0' }\n"))
+    assert text.count("goes without having been deprecated") == 2
+    assert "Likewise" not in text
+
+
+def test_the_sender_is_not_copied_and_nobody_twice():
+    text = mail(diff("base", "v5")).replace(
+        "Cc: ", "Cc: Contributor@example.org, qemu-devel@example.org, "
+    )
+    (reply,) = replies(reviewed(text))
+    headers = dict(reply.headers)
+    assert headers["Cc"].lower().count("qemu-devel@") == 1
+    assert "contributor" not in headers["Cc"].lower()
+
+
+def test_replies_to_are_sent_where_the_sender_wants_them():
+    text = mail(diff("base", "v5")).replace("To: qemu", "Reply-To: other@example.org\nTo: qemu")
+    (reply,) = replies(reviewed(text))
+    assert dict(reply.headers)["To"] == "other@example.org"
