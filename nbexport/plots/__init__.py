@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbexport.plots.availability import draw_availability
 from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
@@ -12,7 +13,7 @@ from nbexport.plots.rates import (
     map_time_table,
     rate_table,
     server_table,
-    workload_text,
+    workload_table,
 )
 from nbexport.plots.tables import (
     Table,
@@ -30,6 +31,7 @@ __all__ = [
     "availability_table",
     "bitmap_table",
     "cost_table",
+    "draw_availability",
     "draw_costs",
     "draw_curves",
     "draw_lengths",
@@ -43,5 +45,5 @@ __all__ = [
     "server_table",
     "show",
     "window",
-    "workload_text",
+    "workload_table",
 ]
