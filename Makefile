@@ -72,9 +72,12 @@ format: setup ## format the code and strip the notebooks
 	$(BIN)/ruff check --fix --show-fixes .
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
 
+# More arguments for it: make lab LAB='--no-browser --port 9000'
+LAB ?=
+
 .PHONY: lab
 lab: setup ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks $(LAB)
 
 .PHONY: lock
 lock: setup ## derive requirements.lock and environment.yml from pyproject.toml

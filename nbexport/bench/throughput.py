@@ -125,7 +125,7 @@ class Bench:
         UsageError: a peer is none that the bench knows.
     """
 
-    def __init__(self, peers: Sequence[str], *, rounds: int = 4, seed: int = 7) -> None:
+    def __init__(self, peers: Sequence[str], *, rounds: int = 3, seed: int = 7) -> None:
         self.servers = available(peers)
         self.missing = [name for name in peers if name not in self.servers]
         self._rounds = rounds

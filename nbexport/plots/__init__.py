@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbexport.plots.availability import draw_availability
 from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
@@ -12,7 +13,7 @@ from nbexport.plots.rates import (
     map_time_table,
     rate_table,
     server_table,
-    workload_text,
+    workload_table,
 )
 from nbexport.plots.reviews import draw_revisions, findings_table, revisions_table
 from nbexport.plots.tables import (
@@ -37,6 +38,7 @@ __all__ = [
     "bitmap_table",
     "comparison_table",
     "cost_table",
+    "draw_availability",
     "draw_costs",
     "draw_curves",
     "draw_lengths",
@@ -58,5 +60,5 @@ __all__ = [
     "show",
     "tag_table",
     "window",
-    "workload_text",
+    "workload_table",
 ]

@@ -14,7 +14,7 @@ from nbexport.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nbexport.bench.throughput import Bench, MapTime, Rate
+    from nbexport.bench.throughput import Bench, MapTime, Rate, Workload
     from nbexport.plots.curves import Points
     from nbexport.plots.plot import Plot
 
@@ -130,12 +130,14 @@ def _short(contexts: Sequence[str]) -> str:
     return " + ".join(names)
 
 
-def workload_text(rates: Sequence[Rate]) -> str:
-    """Say in a sentence what was asked of which disk."""
-    work = rates[0].workload
-    kind = "raw disk" if work.raw else "qcow2 disk"
-    return (
-        f"{kind} of {format_size(work.size)}, {work.blocks:,} scattered pieces; "
-        f"requests of {format_size(work.length)}, {work.depth} in flight, "
-        f"in {', '.join(work.contexts)}"
-    )
+def workload_table(workload: Workload) -> Table:
+    """Say what is asked of which disk."""
+    kind = "raw, pieces of 4 KiB" if workload.raw else f"qcow2, in runs of {workload.run}"
+    rows = [
+        ("disk", f"{format_size(workload.size)}, {kind}"),
+        ("scattered", f"{workload.blocks:,} ({workload.share:.1%} of all clusters)"),
+        ("request", f"block status of {format_size(workload.length)} at random places"),
+        ("in flight", str(workload.depth)),
+        ("contexts", ", ".join(workload.contexts)),
+    ]
+    return Table(("what", "how much"), rows)

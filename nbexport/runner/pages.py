@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shlex
+import struct
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,6 +26,9 @@ _NOTEBOOK_LINK = re.compile(r'href="([^":/?#]+)\.ipynb(#[^"]*)?"')
 _RESERVED = frozenset({"content", "how-made", "query", "count", "theme", "code"})
 """Ids that the templates use themselves."""
 
+_PNG_SIZE_AT = 16  # behind the signature and the header of the first chunk
+_CARD_SHAPE = 0.52  # height by width of the figure on a card
+
 SECTION_TEXT_MAX = 20_000
 """Characters of a section that the search looks at; the tables of a long interface are more."""
 
@@ -42,6 +46,12 @@ class Figure:
     name: str
     png: bytes
     alt: str
+
+    @property
+    def tall(self) -> bool:
+        """Whether it is too tall for a card, which then shows its upper part."""
+        width, height = struct.unpack_from(">II", self.png, _PNG_SIZE_AT)
+        return bool(height > _CARD_SHAPE * width)
 
 
 @dataclass

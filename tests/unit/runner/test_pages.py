@@ -15,7 +15,7 @@ from nbexport.runner.provenance import peer_versions, provenance
 from nbexport.runner.run import Run
 from nbexport.runner.site import write_site
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x02\0\0\0\x02").decode()
 
 
 def executed(folder, name, *cells, given=None):
@@ -81,6 +81,7 @@ def test_a_page_has_its_cells_figures_and_parameters(tmp_path):
         ("01_a-2.png", "second"),
     ]
     assert page.figure == page.figures[1]
+    assert page.figure.tall
     assert 'alt="first &lt;"' in page.body
     assert page.given == {}
     assert page.parameters == {"n": "1", "text": "'a'"}
