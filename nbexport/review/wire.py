@@ -32,7 +32,7 @@ Tags = tuple[tuple[str, str], ...]
 """Values of the tags that choose a case: ``(("driver", "qcow2"),)``."""
 
 ANY = "any"
-# Of nested unions each combination is a case. QEMU has 62 at most; this many take some 10 MB.
+# Of nested unions each combination is a case. QEMU 10.0 has 49 at most; this many take some 10 MB.
 MAX_CASES = 10_000
 # The values that an integer type takes. QEMU takes negative numbers for a uint64, modulo 2**64;
 # `size` is a uint64 in JSON.
