@@ -58,6 +58,7 @@ class CopyBefore:
         remaining: clusters that are still to be copied.
         touched: clusters that writers have asked for.
         cluster: bytes of a cluster.
+        chunk: bytes that one copy moves at the most, or a cluster if that is more.
         copied: bytes that were copied.
     """
 
@@ -73,6 +74,7 @@ class CopyBefore:
         self.remaining = wanted
         self.touched = Bitmap(source.size, self.cluster)
         self.copied = 0
+        self.chunk = MAX_CHUNK
         self._changed = threading.Condition()
         self._in_hand: list[tuple[int, int]] = []
         self._fence = target.fence or Fence()
@@ -142,7 +144,7 @@ class CopyBefore:
                 if not len(marked):
                     return None
                 first = int(dirty.bounds[marked[0]])
-                last = min(int(dirty.bounds[marked[0] + 1]), first + max(MAX_CHUNK, self.cluster))
+                last = min(int(dirty.bounds[marked[0] + 1]), first + max(self.chunk, self.cluster))
                 self.remaining.reset(first, last - first)
                 self._in_hand.append((first, last))
                 return first, last

@@ -29,7 +29,7 @@ def open_null(options: Options, *, writable: bool) -> block.NullNode:
     """Open a disk without storage.
 
     Raises:
-        CommandError: a number is out of range.
+        CommandError: a number is out of range. (QEMU 7.2 aborts if the size is.)
     """
     size = options.get("size", DEFAULT_SIZE)
     latency = options.get("latency-ns", 0)

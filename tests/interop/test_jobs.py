@@ -275,6 +275,19 @@ def test_a_full_backup_and_an_incremental_one_after_it(tmp_path, images):
         assert digest("src.qcow2", folder) == digest("dst.qcow2", folder)
 
 
+@pytest.mark.parametrize(("chunk", "copied"), [(131072, 131072), (100_000, 131072), (0, MiB)])
+def test_the_pieces_in_which_a_slow_job_copies(tmp_path, images, chunk, copied):
+    def act(client):
+        client.execute("blockdev-add", **writable("src.qcow2", "s"))
+        null(client, "n2")
+        backup(client, device="s", sync="full", speed=1000, x_perf={"max-chunk": chunk})
+        while client.execute("query-block-jobs")[0]["offset"] < copied:
+            del client.log[-1]
+        client.execute("job-cancel", id="j")
+
+    both(tmp_path, images, act)
+
+
 @pytest.mark.parametrize("mode", ["never", "on-success", "always"])
 def test_what_a_bitmap_says_after_its_backup(tmp_path, images, mode):
     def act(client):

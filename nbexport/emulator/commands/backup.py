@@ -12,6 +12,7 @@ from nbexport.emulator import drivers, permissions
 from nbexport.emulator.graph import DirtyBitmap, Node
 from nbexport.emulator.job import Job
 from nbexport.errors import CommandError, FormatError, UsageError
+from nbexport.units import align_up
 
 if TYPE_CHECKING:
     from nbexport.emulator.commands.registry import Arguments
@@ -323,6 +324,10 @@ def _create(
             raise CommandError(
                 f"Required max-chunk ({chunk}) is less than backup cluster size "
                 f"({backup.copying.cluster})"
+            )
+        if chunk:
+            backup.copying.chunk = min(
+                align_up(chunk, backup.copying.cluster), backup.copying.chunk
             )
         identifier = given.get("job-id", "")
         jobs.check_id(identifier)

@@ -1,6 +1,7 @@
 """Jobs on every release, and what cannot be compared with a QEMU that is installed."""
 
 import asyncio
+import struct
 import threading
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from nbexport.emulator import Machine, Release
 from nbexport.emulator.release import known_releases
 from nbexport.errors import CommandError
+from nbexport.nbd import Client
 from nbexport.qapi import validate
 from nbexport.qmp import Dispatcher
 
@@ -175,6 +177,70 @@ def test_incremental_backups_before_they_had_bitmaps():
         assert error.desc == 'must provide a valid bitmap name for "incremental" sync mode'
 
     play(story, "4.1")
+
+
+def empty_qcow2(path, size):
+    """Make an image of one L1 entry: header, refcount table, refcount block, L1 table."""
+    cluster = 65536
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        b"QFI\xfb", 3, 0, 0, 16, size, 0, 1, 3 * cluster, cluster, 1, 0, 0, 0, 0, 0, 4, 104,
+    )  # fmt: skip
+    image = bytearray(4 * cluster)
+    image[: len(header)] = header
+    image[cluster : cluster + 8] = struct.pack(">Q", 2 * cluster)
+    image[2 * cluster : 2 * cluster + 8] = struct.pack(">4H", 1, 1, 1, 1)
+    path.write_bytes(image)
+    return {"driver": "file", "filename": str(path)}
+
+
+@pytest.mark.parametrize("release", ALL[ALL.index("4.0") :])
+def test_the_pull_backup_on_every_release_that_has_what_it_needs(tmp_path, release):
+    socket = {"type": "unix", "data": {"path": str(tmp_path / "s")}}
+    has_exports = Release.parse(release).exports_have_ids
+
+    def pull():
+        context = "qemu:dirty-bitmap:wanted"
+        with Client.connect(f"nbd+unix:///pull?socket={tmp_path}/s", contexts=[context]) as client:
+            dirty = client.map()[context]
+            return client.read(0, SIZE), [start for start, _, flags in dirty if flags]
+
+    async def story(m):
+        await m.ask("nbd-server-start", addr=socket)
+        for name, more in (("disk", {}), ("scratch", {"backing": "disk"})):
+            file = empty_qcow2(tmp_path / name, SIZE)
+            await m.ask("blockdev-add", driver="qcow2", node_name=name, file=file, **more)
+        disk = m.machine.graph.nodes["disk"].block
+        await m.ask("block-dirty-bitmap-add", node="disk", name="check1", persistent=True)
+        disk.write_from(MiB, memoryview(b"1" * 1000))
+        await m.ask("block-dirty-bitmap-add", node="disk", name="wanted", disabled=True)
+        node = {"node": "disk"}
+        backup = {"device": "disk", "target": "scratch", "sync": "none", "job-id": "j"}
+        merge = {**node, "target": "wanted", "bitmaps": ["check1"]}
+        await m.ask("transaction", actions=[
+            {"type": "block-dirty-bitmap-merge", "data": merge},
+            {"type": "block-dirty-bitmap-disable", "data": {**node, "name": "check1"}},
+            {"type": "block-dirty-bitmap-add", "data": {**node, "name": "check2"}},
+            {"type": "blockdev-backup", "data": backup},
+        ])  # fmt: skip
+        if has_exports:
+            await m.ask("block-export-add", type="nbd", id="pull", node_name="scratch", name="pull",
+                        bitmaps=["wanted"])  # fmt: skip
+        else:
+            await m.ask("nbd-server-add", device="scratch", name="pull", bitmap="wanted")
+        disk.write_from(0, memoryview(b"2" * 2 * MiB))
+        content, dirty = await asyncio.to_thread(pull)
+        assert content == bytes(MiB) + b"1" * 1000 + bytes(SIZE - MiB - 1000)
+        assert dirty == [MiB]
+        await m.ask("nbd-server-stop")
+        await m.ask("block-job-cancel", device="j")
+        await m.ask("blockdev-del", node_name="scratch")
+        await m.ask("block-dirty-bitmap-remove", node="disk", name="wanted")
+        bitmaps = {each.name: each.bits.count for each in m.machine.graph.nodes["disk"].bitmaps}
+        assert bitmaps == {"check1": 65536, "check2": 2 * MiB}
+        assert disk.read(0, 2 * MiB) == b"2" * 2 * MiB
+
+    play(story, release)
 
 
 VERBS = ["pause", "resume", "cancel", "complete", "finalize", "dismiss"]
