@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbexport.qmp import jsonstream
+from nbexport.qmp import jsonstream, jsontext
 from nbexport.qmp.jsonstream import JsonStream, Message
 from nbexport.qmp.jsontext import encode, is_character
 
@@ -245,3 +246,52 @@ def test_releases_before_3_1(text, expected, size):
     message = modern.next()
     assert message is not None
     assert message.error != "Invalid JSON syntax"
+
+
+def one_by_one(data):
+    """Return the characters of a string's bytes, None if one is no character."""
+    parts, position = [], 0
+    while position < len(data):
+        code, position = jsontext._sequence(data, position)
+        if code < 0:
+            return None
+        parts.append(chr(code))
+    return "".join(parts)
+
+
+PIECES = [b"a", b"\xc3\xa9", b"\xc0\x80", b"\xc0", b"\x80", b"\xed\xa0\x80", b"\xef\xbf\xbe"]
+PIECES += [b"\xef\xb7\x90", b"\xf0\x9f\x98\x80", b"\xf4\x90\x80\x80", b"\xe0\x80\x80", b"\xfd"]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.binary(min_size=1, max_size=3), max_size=8))
+def test_whole_strings_are_decoded_as_their_characters(pieces):
+    body = bytes(byte for byte in b"".join(pieces) if byte not in b'\0"\\')
+    text, error = jsontext.decode_string(b'"' + body + b'"')
+    expected = one_by_one(body)
+    if expected is None:
+        assert error == "invalid UTF-8 sequence in string"
+    else:
+        assert (text, error) == (expected, None)
+
+
+ESCAPED = [*PIECES, b"'", b"\\n", b"\\'", b'\\"', b"\\\\", b"\\/", b"\\u00e9", b"\\u0000"]
+ESCAPED += [b"\\ud83d\\ude00", b"\\ud83d", b"\\ude00", b"\\ufffe", b"\\q", b"\\u12", b"\\u", b"12"]
+
+
+@given(st.lists(st.sampled_from(ESCAPED), max_size=12), st.sampled_from([1, 2, 3, 16384]))
+def test_pieces_are_decoded_as_one_by_one(pieces, size):
+    token = b'"' + b"".join(pieces) + b'"'
+    pattern = jsontext._PIECE.pattern.replace(b"16384", b"%d" % size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsontext, "_PIECE", re.compile(pattern, re.DOTALL))
+        found = jsontext.decode_string(token)
+    text, error = jsontext._carefully(token[1:])
+    assert found == ((text, None) if error is None else ("", error))
+
+
+@given(st.lists(st.sampled_from([*ESCAPED, b'"']), max_size=12))
+def test_quotes_of_the_other_kind_are_ordinary(pieces):
+    body = b"".join(piece for piece in pieces if piece != b"'")
+    text, error = jsontext._carefully(body + b"'")
+    found = jsontext.decode_string(b"'" + body + b"'")
+    assert found == ((text, None) if error is None else ("", error))
