@@ -22,7 +22,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'nbexport needs Python 3.11 or later: make PYTHON=python3.12' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,cluster,dev]'
 	@touch $@
 
 .PHONY: setup
@@ -39,6 +39,10 @@ bench: setup ## compare the NBD server with those that are installed
 .PHONY: notebooks
 notebooks: setup ## run the notebooks with their defaults, into build/notebooks/
 	$(BIN)/nbexport site --output build --no-render
+
+.PHONY: regress
+regress: setup ## run the notebooks over releases and targets, compare with the baseline
+	$(BIN)/nbexport matrix notebooks/matrix.toml --output build/matrix
 
 .PHONY: test
 test: setup ## run every test: units, real peers, notebooks

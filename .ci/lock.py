@@ -26,7 +26,7 @@ LOCK = ROOT / "requirements.lock"
 ENVIRONMENT = ROOT / "environment.yml"
 OLDEST = (3, 11)
 # Packages that conda's channels do not carry under the same name.
-PIP_ONLY = {"atheris", "playwright", "pytest-notebook", "qemu-qmp"}
+PIP_ONLY = {"atheris", "axe-playwright-python", "playwright", "pytest-notebook", "qemu-qmp"}
 
 
 def declared() -> list[Requirement]:

@@ -41,7 +41,10 @@ class Monitor:
             self._socket.settimeout(TIME_LIMIT)
             self._socket.connect(str(folder / "qmp.sock"))
             self._stream = self._socket.makefile("rwb")
-            assert b'"QMP"' in self._stream.readline()
+            greeting = self._stream.readline()
+            if not greeting:
+                raise ConnectionResetError("the monitor closed the connection")
+            assert b'"QMP"' in greeting
             self.execute("qmp_capabilities")
         except BaseException:
             self._socket.close()
@@ -134,7 +137,7 @@ def monitor(program: str, folder: Path, *images: Path, release: str = "7.2") -> 
         with background(*words, ready=folder / "qmp.sock", cwd=folder, **QUIET):
             try:
                 client = Monitor(folder)
-            except TimeoutError:
+            except (TimeoutError, ConnectionError):
                 if not left or program in {OURS, OURS_AS_SYSTEM}:
                     raise
                 continue

@@ -5,6 +5,7 @@ Source of the layout: QEMU, ``docs/interop/qcow2.txt``.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,7 +50,13 @@ class Scattered:
 
 
 def write_scattered(
-    path: Path, size: int, blocks: int, *, bitmaps: tuple[str, ...] = ("b0", "b1"), seed: int = 7
+    path: Path,
+    size: int,
+    blocks: int,
+    *,
+    bitmaps: tuple[str, ...] = ("b0", "b1"),
+    seed: int = 7,
+    run: int = 1,
 ) -> Scattered:
     """Write a qcow2 image with randomly scattered clusters, dirty in each of its bitmaps.
 
@@ -59,6 +66,7 @@ def write_scattered(
         blocks: how many clusters; at most half of the disk.
         bitmaps: their names.
         seed: of the random positions.
+        run: clusters that lie side by side, at least; ``blocks`` must be a multiple of it.
 
     Raises:
         UsageError: the sizes do not fit together.
@@ -66,8 +74,11 @@ def write_scattered(
     clusters = size // CLUSTER
     if size % CLUSTER or not 0 < size <= _SIZE_MAX or not 0 <= blocks <= clusters // 2:
         raise UsageError(f"no image of {size} bytes with {blocks} scattered clusters can be made")
-    chosen = np.random.default_rng(seed).choice(clusters, blocks, replace=False)
-    chosen.sort()
+    if run < 1 or blocks % run or blocks > clusters // run * run:
+        raise UsageError(f"{blocks} clusters cannot be scattered in runs of {run}")
+    starts = np.random.default_rng(seed).choice(clusters // run, blocks // run, replace=False)
+    starts.sort()
+    chosen = (starts[:, None] * run + np.arange(run)).ravel()
     tables = np.unique(chosen // _L2_ENTRIES)
     l1_entries = -(-clusters // _L2_ENTRIES)
     l1_clusters = -(-l1_entries * 8 // CLUSTER)
@@ -172,6 +183,30 @@ def _extension(bitmaps: int, length: int, directory: int) -> bytes:
         return bytes(8)
     data = struct.pack(">IIQQ", bitmaps, 0, length, directory)
     return struct.pack(">II", _BITMAPS_EXTENSION, len(data)) + data + bytes(8)
+
+
+def write_pieces(path: Path, size: int, pieces: int, *, seed: int = 7) -> Path:
+    """Write a raw image with holes between scattered pieces of 4 KiB, each in 64 KiB of its own.
+
+    Args:
+        path: the new file.
+        size: of the disk, in bytes; a multiple of 64 KiB.
+        pieces: how many; at most half of the disk's 64 KiB.
+        seed: of the random positions.
+
+    Raises:
+        UsageError: the sizes do not fit together.
+    """
+    places = size // CLUSTER
+    if size % CLUSTER or not 0 <= pieces <= places // 2:
+        raise UsageError(f"no image of {size} bytes with {pieces} scattered pieces can be made")
+    data = np.random.default_rng(seed).bytes(4 * KiB)
+    chosen = np.random.default_rng(seed).choice(places, pieces, replace=False)
+    with path.open("wb") as file:
+        file.truncate(size)
+        for place in np.sort(chosen).tolist():
+            os.pwrite(file.fileno(), data, place * CLUSTER)
+    return path
 
 
 def write_data(path: Path, size: int, *, seed: int = 7) -> Path:

@@ -171,6 +171,29 @@ class FileNode(BlockNode):
             self._changed(size)
         self.size = max(self.size, align_up(size, SECTOR_SIZE))
 
+    def reopen(self, *, writable: bool) -> None:
+        """Open the same file for writing too, or for reading only; its locks stay.
+
+        Whoever reads meanwhile goes on to read.
+
+        Raises:
+            OSError: the file cannot be opened so, or the host failed. Nothing has changed.
+        """
+        # By the descriptor: another file may have come to the path.
+        access = os.O_RDWR if writable else os.O_RDONLY
+        try:
+            new = os.open(f"/proc/self/fd/{self._fd}", access | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            text = f"Could not reopen file: {error.strerror}"
+            raise HostFileError(error.errno, text, self.filename) from error
+        try:
+            self.locks.copy_to(new)
+            os.dup2(new, self._fd, inheritable=False)
+        finally:
+            os.close(new)
+        self._writable = writable
+        self.read_only = not writable
+
     def _changed(self, end: int) -> None:
         """Note a change of the bytes up to ``end``, after it and before anybody is told."""
         with self._state:

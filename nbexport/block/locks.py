@@ -222,6 +222,18 @@ class FileLocks:
         for byte in gone:
             self._set(byte, fcntl.F_UNLCK)
 
+    def copy_to(self, fd: int) -> None:
+        """Take the same locks for another opening of the file, which is to replace this one.
+
+        Raises:
+            OSError: the host failed.
+        """
+        other = FileLocks(fd, self._filename)
+        for bit in _bits(self.held):
+            other._set(HELD_BASE + bit, fcntl.F_RDLCK)
+        for bit in _bits(self.denied):
+            other._set(DENIED_BASE + bit, fcntl.F_RDLCK)
+
     def _is_supported(self) -> bool:
         """Return whether the kernel and the file system have locks of open files."""
         if self._supported is None:

@@ -50,9 +50,22 @@ class RawNode(BlockNode):
         super().__init__(file.filename, align_up(length, SECTOR_SIZE))
         self.file: BlockNode = file
         self.offset = offset
+        self._moves = 0
         self.cluster_size = file.cluster_size
         self.read_only = file.read_only
         self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
+
+    def reopen(self, file: BlockNode, offset: int = 0, size: int | None = None) -> None:
+        """Become another window, or one of another node; the arguments are those of the class.
+
+        Raises:
+            UsageError: the window does not lie inside the file. Nothing has changed.
+        """
+        new = RawNode(file, offset, size)
+        with self._map_lock:
+            self.file, self.offset, self.size = file, new.offset, new.size
+            self.cluster_size, self.read_only = new.cluster_size, new.read_only
+            self._moves += 1
 
     def allocated_size(self) -> int:
         """Return the bytes of storage of the node below."""
@@ -93,7 +106,7 @@ class RawNode(BlockNode):
         return found.shift(-self.offset).extend(end, ZERO | ALLOCATED)
 
     def _generation(self) -> Hashable:
-        return self.file._generation()
+        return self._moves, id(self.file), self.file._generation()
 
     def _map_is_bounded(self) -> bool:
         return self.file._map_is_bounded()

@@ -19,11 +19,15 @@ _COMMANDS = {
     "info": ("nbexport.cli.asking:info_command", "Tell what a server says of its exports."),
     "list": ("nbexport.cli.asking:list_command", "List the exports of a server."),
     "map": ("nbexport.cli.asking:map_command", "Print an export's extents, context by context."),
+    "matrix": ("nbexport.cli.matrix:matrix_command", "Run notebooks over releases and more."),
+    "migrate": ("nbexport.cli.migrate:migrate_command", "Plan what to call instead, and when."),
     "qapi": ("nbexport.cli.qapi:qapi_group", "Look at QAPI schemas, and check them."),
     "qmp": ("nbexport.cli.qmp:qmp_command", "Run emulated QMP monitors of a QEMU release."),
+    "review": ("nbexport.cli.review:review_command", "Review a change of an interface."),
     "run": ("nbexport.cli.notebooks:run_command", "Run one notebook with parameters."),
     "serve": ("nbexport.cli.nbd:serve_command", "Serve a disk image and its bitmaps over NBD."),
     "site": ("nbexport.cli.notebooks:site_command", "Run the notebooks and build the site."),
+    "timeline": ("nbexport.cli.timeline:timeline_command", "Tell when elements came and went."),
     "validate": ("nbexport.cli.validate:validate_stream", "Check QMP commands against a release."),
 }
 

@@ -15,6 +15,8 @@ from nbexport.runner import (
     parse_parameters,
     run_notebook,
 )
+from nbexport.runner.remote import run_to_address
+from nbexport.runner.storage import is_remote
 
 _progress = click.option(
     "--progress/--no-progress",
@@ -24,7 +26,9 @@ _progress = click.option(
 
 
 def _find(name: str) -> Notebook:
-    """Return the notebook at a path, or the one that travels with the package."""
+    """Return the notebook at a path or address, or the one that travels with the package."""
+    if is_remote(name):
+        return Notebook.load(name)
     path = Path(name)
     if not path.exists():
         known = notebooks_path() / path.with_suffix(".ipynb").name
@@ -46,20 +50,20 @@ def _find(name: str) -> Notebook:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The executed copy.  [default: build/notebooks/NOTEBOOK]",
+    help="The executed copy: a file or an address.  [default: build/notebooks/NOTEBOOK]",
 )
 @_progress
 def run_command(
     notebook: str,
     *,
     pairs: tuple[tuple[str, str], ...],
-    output: Path | None,
+    output: str | None,
     progress: bool | None,
 ) -> None:
     """Run NOTEBOOK with parameters and keep the executed copy.
 
-    NOTEBOOK is a file, or the name of one that travels with the package:
+    NOTEBOOK is a file, the name of one that travels with the package, or an address that
+    papermill can read (http, s3, gs, abs, hdfs); the executed copy can go to such a one too:
 
     \b
       nbexport run 01_multiple_bitmaps -p release 5.2
@@ -71,13 +75,13 @@ def run_command(
     """  # noqa: D301 - click wants the \b itself
     found = _find(notebook)
     parameters = parse_parameters(found, pairs)
-    target = output or Path("build", "notebooks", found.path.name)
-    run = run_notebook(
-        found,
-        target,
-        parameters=parameters,
-        progress=sys.stderr.isatty() if progress is None else progress,
-    )
+    shown = sys.stderr.isatty() if progress is None else progress
+    if output is not None and is_remote(output):
+        run_to_address(found, output, parameters=parameters, progress=shown)
+        click.echo(output)
+        return
+    target = Path(output) if output else Path("build", "notebooks", found.path.name)
+    run = run_notebook(found, target, parameters=parameters, progress=shown)
     click.echo(run.output)
 
 

@@ -88,13 +88,20 @@ def open_nbd(options: Options, objects: Any, *, writable: bool, may_fall_back: b
 
 
 def _tls(options: Options, objects: Any) -> nbd.TlsChoice | None:
-    """Return how the connection is to be secured, None for not at all."""
+    """Return how the connection is to be secured, None for not at all.
+
+    The registry of objects says it: ``client_tls(id, hostname)`` returns a `nbd.TlsChoice`, or
+    raises CommandError.
+    """
     identifier = options.get("tls-creds")
     if identifier is None:
         return None
-    if objects is None:
+    if objects is None or objects.find(identifier) is None:
         raise CommandError(f"No TLS credentials with id '{identifier}'")
-    choice: nbd.TlsChoice = objects.client_tls(identifier, options.get("tls-hostname"))
+    find = getattr(objects, "client_tls", None)
+    if find is None:
+        raise CommandError("TLS of an NBD client is not supported by this emulator")
+    choice: nbd.TlsChoice = find(identifier, options.get("tls-hostname"))
     return choice
 
 

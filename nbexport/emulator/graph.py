@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nbexport.bits import Bitmap
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
-    from nbexport.emulator.jobs import Job
+    from nbexport.emulator.job import Job
+    from nbexport.emulator.objects import UserObject
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
@@ -114,6 +115,7 @@ class Node:
         backing: the node of the ``backing`` child.
         target: the node that a copy-before-write filter copies to.
         bitmaps: its dirty bitmaps, oldest first.
+        thread: the object whose thread its requests run in; None is the main one.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Node:
     backing: Node | None = None
     target: Node | None = None
     bitmaps: list[DirtyBitmap] = field(default_factory=list)
+    thread: UserObject | None = None
 
     def children(self) -> list[Node]:
         """Return the nodes that this one is built on."""
@@ -168,10 +171,9 @@ class Node:
     def keep_bitmaps(self) -> None:
         """Tell the image which persistent bitmaps it is to store when it is closed."""
         if self.store is not None:
-            # Those that the image has stay in their places; new ones follow, the newest first.
             places = {entry.name: place for place, entry in enumerate(self.store.stored)}
-            newest_first = self.bitmaps[::-1]
-            ordered = sorted(newest_first, key=lambda bitmap: places.get(bitmap.name, len(places)))
+            kept = [bitmap for bitmap in self.bitmaps[::-1] if bitmap.persistent]
+            kept.sort(key=lambda bitmap: places.get(bitmap.name, len(places)))
             self.store.keep(
                 block.PersistentBitmap(
                     bitmap.name,
@@ -180,8 +182,7 @@ class Node:
                     bitmap.inconsistent,
                     None if bitmap.inconsistent else bitmap.bits,
                 )
-                for bitmap in ordered
-                if bitmap.persistent
+                for bitmap in kept
             )
 
     def close(self) -> None:
@@ -213,6 +214,7 @@ class BlockExport:
         bitmaps: the bitmaps that it holds busy.
         shutting_down: whether its removal has begun.
         writable: whether clients may write.
+        fixed_thread: whether the node's requests must go on to run where they do.
     """
 
     id: str
@@ -222,6 +224,7 @@ class BlockExport:
     bitmaps: list[DirtyBitmap]
     shutting_down: bool = False
     writable: bool = False
+    fixed_thread: bool = False
 
 
 class Graph:

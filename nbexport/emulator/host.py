@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport import qmp
+from nbexport.emulator.listing import registered
 from nbexport.emulator.machine import Machine
 from nbexport.emulator.transcript import TranscriptWriter
 from nbexport.errors import UsageError
@@ -65,6 +66,7 @@ def make_monitor(
         release=release.version,
         policy=policy,
         removed=machine.removed,
+        order=registered(system=machine.is_system_emulator),
     )
     monitor = qmp.QmpServer(
         dispatcher,

@@ -8,10 +8,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
-from nbexport.emulator import permissions
+from nbexport.emulator import permissions, threads
 from nbexport.emulator.commands import COMMANDS
 from nbexport.emulator.graph import BlockExport, Graph, Node
 from nbexport.emulator.jobs import Jobs
+from nbexport.emulator.objects import Objects
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from nbexport.nbd import NbdServer
 
 PROGRAMS = ("qemu-system", "qemu-storage-daemon")
-"""What can be emulated. Of the commands that are emulated they differ in `quit` alone."""
+"""What can be emulated. The storage daemon has no machine, and leaves without an event."""
+
+SYSTEM_ONLY = frozenset({
+    "cont", "device_add", "device_del", "query-status", "stop",
+})  # fmt: skip
+"""Commands that the storage daemon does not have."""
 
 _PACKAGE = "nbexport"
 _LOG = logging.getLogger(__name__)
@@ -43,6 +49,8 @@ class Machine:
         removed: names of what was removed.
         graph: nodes, bitmaps, exports, jobs.
         jobs: what goes on in the background.
+        objects: secrets, credentials, authorizations and threads.
+        running: whether the machine runs, between cont and stop.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -58,6 +66,8 @@ class Machine:
         if removed:
             self.schema = qapi.load_without(self.schema, removed)
         self.graph = Graph()
+        self.objects = Objects(release)
+        self.running = True
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
         self._quit: Callable[[], None] | None = None
@@ -79,12 +89,17 @@ class Machine:
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]]:
         """Return the commands, bound to this machine, for a dispatcher."""
         known = {entity.name for entity in self.schema.commands()}
+        if not self.is_system_emulator:
+            known -= SYSTEM_ONLY
         return {name: functools.partial(self._run, name) for name in COMMANDS if name in known}
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:
         # QEMU's main loop runs one command at a time, whichever monitor it came from.
         async with self._lock:
-            return await COMMANDS[name](self, arguments)
+            try:
+                return await COMMANDS[name](self, arguments)
+            finally:
+                self.jobs.command_ended()
 
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run what reads files without holding up the clients of other monitors and exports."""
@@ -140,6 +155,7 @@ class Machine:
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)
+        threads.settle(self.graph, export.node)
         if self.release.exports_have_ids:
             self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
 
@@ -150,8 +166,9 @@ class Machine:
 
     async def close(self) -> None:
         """End the jobs, stop the NBD server and close every node. Safe to call twice."""
-        async with self._lock:
-            await self.jobs.end_all()
+        if self.graph.jobs:
+            async with self._lock:
+                await self.jobs.end_all()
         if self._later:
             await asyncio.wait(self._later, timeout=10)
         if self.nbd_server is not None:

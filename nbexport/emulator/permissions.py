@@ -18,7 +18,8 @@ from nbexport.block.locks import Permission
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from nbexport.emulator.graph import Graph, Node
     from nbexport.emulator.release import Release
@@ -152,6 +153,43 @@ def _check(release: Release, node: Node, new: Use, others: list[Use]) -> None:
             f"Conflicts with use by {known.who} as '{known.role}', which {what} '{names}' on "
             f"{node.name}"
         )
+
+
+def recheck(
+    release: Release, graph: Graph, nodes: Iterable[Node], *, just_read_only: AbstractSet[str]
+) -> None:
+    """Check that the users of nodes still go together after something of them has changed.
+
+    Args:
+        release: decides the words of conflicts.
+        graph: the nodes, as they shall be.
+        nodes: those that have changed; what is below them is checked, too.
+        just_read_only: names of the nodes that could be written before.
+
+    Raises:
+        CommandError: two users contradict each other, or a node cannot be written.
+        ImageLockedError: another process does not allow it.
+        OSError: the host failed.
+    """
+    waiting, seen = list(nodes), set()
+    while waiting:
+        node = waiting.pop(0)
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        waiting += node.children()
+        found = uses(graph, node)
+        together = _passed_on(node, found)
+        for number, use in enumerate(found):
+            _check(release, node, use, found[:number] + found[number + 1 :])
+        if together.required & Permission.WRITE and node.read_only:
+            if node.name in just_read_only:
+                raise CommandError(
+                    f"Read-only block node '{node.name}' cannot support read-write users"
+                )
+            raise CommandError("Block node is read-only")
+        if isinstance(node.block, block.FileNode):
+            node.block.locks.acquire(together.required, together.unshared)
 
 
 def _names(permissions: Permission) -> Iterator[str]:

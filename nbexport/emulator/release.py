@@ -144,6 +144,28 @@ class Release:
         """Whether a transaction refuses a completion mode before its first action."""
         return self._has((8, 1, 0))
 
+    @property
+    def backup_filter(self) -> str | None:
+        """The driver of the node that a backup puts above its source; None if there is none."""
+        if self._has((6, 2, 0)):
+            return "copy-before-write"
+        return "backup-top" if self._has((4, 2, 0)) else None
+
+    @property
+    def backs_up_bitmaps(self) -> bool:
+        """Whether blockdev-backup can be told of a bitmap; before, only of a drive's backup."""
+        return self._has((4, 2, 0))
+
+    @property
+    def backups_compare_sizes(self) -> bool:
+        """Whether a backup is refused whose target is larger or smaller than its source."""
+        return self._has((5, 1, 0))
+
+    @property
+    def filter_lists_bitmaps(self) -> bool:
+        """Whether such a node has bitmaps of what it copied and of what may be asked for."""
+        return self._has((7, 0, 0))
+
     # What a monitor offers, and how it speaks.
 
     @property
@@ -160,18 +182,6 @@ class Release:
     def rate_limits(self) -> dict[str, RateLimit]:
         """The events that are sent at most once in a period."""
         return {event: limit for event, (since, limit) in _RATE_LIMITS.items() if self._has(since)}
-
-    @property
-    def backup_filter(self) -> str | None:
-        """The driver of the node that a backup puts above its source; None if there is none."""
-        if self._has((6, 2, 0)):
-            return "copy-before-write"
-        return "backup-top" if self._has((4, 2, 0)) else None
-
-    @property
-    def filter_lists_bitmaps(self) -> bool:
-        """Whether such a node has bitmaps of what it copied and of what may be asked for."""
-        return self._has((7, 0, 0))
 
     # Before block-export-add, exports were the NBD server's alone.
 
@@ -199,6 +209,59 @@ class Release:
     def shares_readonly(self) -> bool:
         """Whether a read-only export offers several connections at all."""
         return self._has((4, 2, 0))
+
+    # Objects and TLS.
+
+    @property
+    def describes_objects(self) -> bool:
+        """Whether the schema has the properties of objects; before, each checked its own."""
+        return self._has((6, 0, 0))
+
+    @property
+    def takes_flat_objects(self) -> bool:
+        """Whether an object's properties may stand beside its type and id."""
+        return self._has((5, 0, 0))
+
+    @property
+    def checks_object_ids(self) -> bool:
+        """Whether an object's id must be well-formed when it comes over QMP."""
+        return self._has((6, 0, 0))
+
+    @property
+    def names_object_type(self) -> bool:
+        """Whether an unknown property is told with the type of the object."""
+        return self._has((5, 2, 0))
+
+    @property
+    def sets_loaded(self) -> bool:
+        """Whether ``loaded`` of secrets and credentials may be given, without effect."""
+        return not self._has((7, 0, 0))
+
+    @property
+    def unknown_types(self) -> frozenset[str]:
+        """Types of objects that others extend from a later release on."""
+        later = {"secret_common": (5, 1, 0), "event-loop-base": (7, 1, 0)}
+        return frozenset(name for name, since in later.items() if not self._has(since))
+
+    @property
+    def wrong_endpoint_text(self) -> str:
+        """The refusal of a client's credentials for a server."""
+        if self._has((6, 1, 0)):
+            return "Expected TLS credentials for a server endpoint"
+        return "Expecting TLS credentials with a server endpoint"
+
+    @property
+    def tls_needs_inet(self) -> bool:
+        """Whether the NBD server speaks TLS on TCP only."""
+        return not self._has((7, 0, 0))
+
+    @property
+    def reopens_several(self) -> bool:
+        """Whether nodes are reopened together, and get another file by reference.
+
+        Before, the command was unstable, and told a missing node in other words.
+        """
+        return self._has((6, 1, 0))
 
     @property
     def nbd_profile(self) -> Profile:

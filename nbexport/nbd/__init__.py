@@ -11,6 +11,7 @@ from nbexport.nbd.contexts import (
 )
 from nbexport.nbd.export import Export, ExtentsProvider, WritableDisk, from_node
 from nbexport.nbd.handshake import BlockSize, ExportInfo, RefusedError, list_exports
+from nbexport.nbd.loopback import serving
 from nbexport.nbd.negotiation import Choice, ServerNegotiation, TlsMode
 from nbexport.nbd.node import NbdNode
 from nbexport.nbd.profile import PROFILES, QEMU_7_2, QEMU_8_2, SPEC, Profile, find_profile
@@ -49,4 +50,5 @@ __all__ = [
     "find_profile",
     "from_node",
     "list_exports",
+    "serving",
 ]

@@ -156,7 +156,7 @@ class Connection:
             if engine.starting_tls:
                 assert tls is not None
                 layer = await self._stream.start_tls(tls.context)
-                layer.check(tls.allowed)
+                layer.check(tls)
                 engine.tls_started()
                 continue
             if engine.closed:

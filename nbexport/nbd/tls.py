@@ -9,6 +9,7 @@ import contextlib
 import fnmatch
 import re
 import ssl
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,18 @@ _SHORT = {
 }  # fmt: skip
 _TO_ESCAPE = re.compile(r'([,+"\\<>;=]|^[ #]| $)')
 
+# The group ffdhe2048 (RFC 7919, appendix A.1), as OpenSSL reads it.
+_DIFFIE_HELLMAN = """\
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -51,11 +64,13 @@ class Tls:
         mode: whether clients may do without.
         allowed: distinguished names of the clients that are let in, as patterns with ``*`` and
             ``?``; None lets in every client whose certificate is good.
+        authorize: asked about such a name after those patterns; None lets in everybody.
     """
 
     context: ssl.SSLContext
     mode: TlsMode = TlsMode.REQUIRED
     allowed: tuple[str, ...] | None = None
+    authorize: Callable[[str], bool] | None = None
 
 
 def x509(
@@ -64,6 +79,7 @@ def x509(
     verify_peer: bool = True,
     mode: TlsMode = TlsMode.REQUIRED,
     allowed: Sequence[str] | None = None,
+    password: str | None = None,
 ) -> Tls:
     """Return TLS with certificates from a folder laid out for QEMU's ``tls-creds-x509``.
 
@@ -75,6 +91,7 @@ def x509(
         verify_peer: whether clients must have a certificate of that authority.
         mode: whether clients may do without TLS.
         allowed: as in `Tls`.
+        password: opens the key, if it is protected.
 
     Raises:
         UsageError: a file is missing or wrong, or clients are to be told apart by certificates
@@ -87,7 +104,7 @@ def x509(
     certificate, key = _file(place, SERVER_CERTIFICATE), _file(place, SERVER_KEY)
     context = _context()
     try:
-        context.load_cert_chain(certificate, key, password=_no_password(key))
+        context.load_cert_chain(certificate, key, password=password or _no_password(key))
     except (ssl.SSLError, OSError, ValueError) as error:
         raise UsageError(f"{certificate}, {key}: not a certificate and its key: {error}") from error
     _load(context, authority)
@@ -120,6 +137,23 @@ def psk(folder: str | Path, *, mode: TlsMode = TlsMode.REQUIRED) -> Tls:
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("kECDHEPSK:kDHEPSK:kPSK:!eNULL")
     set_callback(lambda user: keys.get(user or "", b""))
+    return Tls(context, mode)
+
+
+def anonymous(*, mode: TlsMode = TlsMode.REQUIRED) -> Tls:
+    """Return TLS that keeps secrets, and proves to nobody who the other side is.
+
+    Args:
+        mode: whether clients may do without TLS.
+    """
+    context = _context()
+    # TLS 1.3 cannot do without certificates, and OpenSSL does only at its lowest level.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ADH:AECDH:!eNULL:@SECLEVEL=0")
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(_DIFFIE_HELLMAN)
+        file.flush()
+        context.load_dh_params(file.name)
     return Tls(context, mode)
 
 
@@ -202,6 +236,11 @@ def distinguished_name(certificate: dict[str, Any]) -> str:
         pairs = (f"{_SHORT.get(k, k)}={_TO_ESCAPE.sub(_escape, v)}" for k, v in relative)
         parts.append("+".join(pairs))
     return ",".join(parts)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether a name fits a pattern, in which ``*`` and ``?`` are the only wildcards."""
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -318,16 +357,18 @@ class TlsLayer:
         with contextlib.suppress(ssl.SSLError):  # the client's own goodbye is not waited for
             self._object.unwrap()
 
-    def check(self, allowed: tuple[str, ...] | None) -> None:
+    def check(self, tls: Tls) -> None:
         """Let the client in only if its name is allowed.
+
+        Args:
+            tls: says whose is.
 
         Raises:
             ConnectionError: it is not.
         """
-        if allowed is None:
+        if tls.allowed is None and tls.authorize is None:
             return
         name = distinguished_name(self._object.getpeercert() or {})
-        # Of fnmatch's wildcards two are ours; a bracket stands for itself.
-        patterns = (pattern.replace("[", "[[]") for pattern in allowed)
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+        allowed = tls.allowed is None or any(matches(name, each) for each in tls.allowed)
+        if not allowed or (tls.authorize is not None and not tls.authorize(name)):
             raise ConnectionRefusedError(f"TLS x509 authz check for {name} is denied")

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
+from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
 from nbexport.plots.plot import Plot, show
+from nbexport.plots.rates import (
+    draw_map_times,
+    draw_rates,
+    map_time_table,
+    rate_table,
+    server_table,
+    workload_text,
+)
+from nbexport.plots.reviews import draw_revisions, findings_table, revisions_table
 from nbexport.plots.tables import (
     Table,
     answer_table,
@@ -14,17 +25,38 @@ from nbexport.plots.tables import (
     map_table,
     window,
 )
+from nbexport.plots.timeline import draw_timeline
+from nbexport.plots.timetables import lifecycle_table, mapping_table, plan_table, tag_table
 
 __all__ = [
+    "Panel",
     "Plot",
     "Table",
     "answer_table",
     "availability_table",
     "bitmap_table",
     "comparison_table",
+    "cost_table",
+    "draw_costs",
+    "draw_curves",
+    "draw_lengths",
+    "draw_map_times",
     "draw_maps",
+    "draw_rates",
+    "draw_revisions",
+    "draw_timeline",
+    "findings_table",
     "history_table",
+    "lifecycle_table",
     "map_table",
+    "map_time_table",
+    "mapping_table",
+    "plan_table",
+    "rate_table",
+    "revisions_table",
+    "server_table",
     "show",
+    "tag_table",
     "window",
+    "workload_text",
 ]

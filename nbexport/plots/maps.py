@@ -8,7 +8,8 @@ import numpy as np
 
 from nbexport.errors import UsageError
 from nbexport.nbd.meanings import DIRTY_BITMAP_PREFIX, describe
-from nbexport.plots.plot import STYLE, Plot
+from nbexport.plots.palette import GREY, background, context_colour
+from nbexport.plots.plot import STYLE, WIDTH, Plot
 from nbexport.units import GiB, KiB, MiB, TiB, format_size
 
 if TYPE_CHECKING:
@@ -20,33 +21,14 @@ if TYPE_CHECKING:
 
     from nbexport.bits import Extents
 
-_COLUMNS = 1600
-"""Columns of a lane: about one for each dot of its 8 inches at 200 dots an inch."""
+_COLUMNS = 1200
+"""Columns of a lane: about one for each dot of its 6 inches at 200 dots an inch."""
 
-_FLOOR = 0.6
+_FLOOR = 0.45
 """Least ink of a column that holds any byte of interest: one dirty granule is never invisible."""
 
 _LABEL_MAX = 24
 """Characters of a bitmap's name that fit beside a lane."""
-
-# Okabe and Ito's palette: told apart with every common form of colour blindness.
-_GREY = "#E4E4E4"
-_BLUE, _ORANGE, _GREEN, _SKY, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7"
-_ALLOCATION_COLOURS = {0: _BLUE, 1: _PURPLE, 2: _SKY, 3: _GREY}
-_DEPTH_COLOURS = [_GREY, "#00543D", _GREEN, "#66C5A8", "#99D8C6"]
-
-
-def _colour(context: str, flags: int) -> str:
-    if context == "qemu:allocation-depth":
-        return _DEPTH_COLOURS[min(flags, len(_DEPTH_COLOURS) - 1)]
-    if context.startswith(DIRTY_BITMAP_PREFIX):
-        return _ORANGE if flags else _GREY
-    return _ALLOCATION_COLOURS.get(flags, _PURPLE)
-
-
-def _background(context: str) -> int:
-    """The flags of the bytes that nobody looks for: zeroes, unallocated, clean."""
-    return 3 if context == "base:allocation" else 0
 
 
 def shares(extents: Extents, flags: int, edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,18 +49,19 @@ def _lane(context: str, extents: Extents, edges: NDArray[np.float64]) -> NDArray
     """Return the colours of one lane. Shape: (1, n, 3) in [0, 1]."""
     from matplotlib.colors import to_rgb  # noqa: PLC0415 - matplotlib only where it is used
 
-    background = _background(context)
-    values = [int(v) for v in np.unique(extents.flags) if v != background]
+    ground = background(context)
+    values = [int(v) for v in np.unique(extents.flags) if v != ground]
     ink = np.zeros(len(edges) - 1)
     mixed = np.zeros((len(edges) - 1, 3))
     for value in values:
         part = shares(extents, value, edges)
         ink += part
-        mixed += part[:, None] * np.array(to_rgb(_colour(context, value)))
+        mixed += part[:, None] * np.array(to_rgb(context_colour(context, value)))
     some = ink > 0
     mixed[some] /= ink[some, None]
-    strength = np.where(some, np.maximum(ink, _FLOOR), 0.0)[:, None]
-    lane: NDArray[np.float64] = np.array(to_rgb(_GREY)) * (1 - strength) + mixed * strength
+    # By the root of the share: most columns of a large disk hold little, and differ in it.
+    strength = np.where(some, _FLOOR + (1 - _FLOOR) * np.sqrt(ink), 0.0)[:, None]
+    lane: NDArray[np.float64] = np.array(to_rgb(GREY)) * (1 - strength) + mixed * strength
     return lane[None]
 
 
@@ -92,14 +75,14 @@ def _unit(size: int) -> tuple[int, str]:
 def _summary(context: str, extents: Extents) -> str:
     """Say in words how many bytes carry what, background last."""
     size = extents.end - extents.start
-    background = _background(context)
-    totals = sorted(extents.totals().items(), key=lambda item: (item[0] == background, item[0]))
+    ground = background(context)
+    totals = sorted(extents.totals().items(), key=lambda item: (item[0] == ground, item[0]))
     parts = [
         f"{format_size(count)} {describe(context, flags) or f'flags {flags}'}"
         for flags, count in totals
-        if flags != background or len(totals) == 1
+        if flags != ground or len(totals) == 1
     ]
-    marked = sum(count for flags, count in totals if flags != background)
+    marked = sum(count for flags, count in totals if flags != ground)
     return f"{', '.join(parts)} ({marked / size:.1%})" if size else "empty"
 
 
@@ -138,14 +121,14 @@ def _draw_legend(figure: Figure, maps: Mapping[str, Extents]) -> None:
     for context, extents in maps.items():
         for flags in np.unique(extents.flags).tolist():
             word = describe(context, flags) or f"flags {flags}"
-            colour = _colour(context, flags)
+            colour = context_colour(context, flags)
             entries.setdefault((word, colour), Patch(facecolor=colour, label=word))
-    ordered = sorted(entries.items(), key=lambda item: item[0][1] == _GREY)
-    handles = [patch for (_, colour), patch in ordered if colour != _GREY]
-    grey = [word for (word, colour), _ in ordered if colour == _GREY]
+    ordered = sorted(entries.items(), key=lambda item: item[0][1] == GREY)
+    handles = [patch for (_, colour), patch in ordered if colour != GREY]
+    grey = [word for (word, colour), _ in ordered if colour == GREY]
     if grey:
-        handles.append(Patch(facecolor=_GREY, label=" / ".join(grey)))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        handles.append(Patch(facecolor=GREY, label=" / ".join(grey)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
 
 
 def draw_maps(
@@ -182,7 +165,7 @@ def draw_maps(
     window = {context: extents.clip(low, high) for context, extents in maps.items()}
     unit, unit_name = _unit(high - low)
     with matplotlib.style.context(str(STYLE)):
-        figure = Figure(figsize=(9.6, 0.75 * len(window) + 1.2))
+        figure = Figure(figsize=(WIDTH, 0.72 * len(window) + 1.15))
         lanes = figure.subplots(len(window), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (context, extents) in zip(lanes, window.items(), strict=True):
             _draw_lane(axes, context, extents, unit)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).with_name("nbexport.mplstyle")
 
+WIDTH = 7.6
+"""Inches of every figure: the text column of a page, on paper or on a screen, without scaling."""
+
 
 @dataclass(frozen=True)
 class Plot:

@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from nbexport.qapi.source import SourceInfo
 
 _RELEASE = re.compile(r"\d+\.\d+(?:\.\d+)?")
-_SINCE_REMARK = re.compile(r"\(\s*since:?\s+(\d+\.\d+(?:\.\d+)?)\b[^)]*\)", re.IGNORECASE)
+# (since 5.2), (default: false; since 5.2), or a text that says nothing else.
+_SINCE_REMARK = re.compile(
+    r"\((?:[^()]*?[;,])??\s*since:?\s+(\d+\.\d+(?:\.\d+)?)\b[^)]*\)"
+    r"|\A\s*since:?\s+(\d+\.\d+(?:\.\d+)?)\.?\s*\Z",
+    re.IGNORECASE,
+)
 
 
 @dataclass(slots=True)
@@ -42,7 +47,7 @@ class Section:
     def since(self) -> str | None:
         """The release named by a remark such as ``(since 5.2)`` in the text, if any."""
         match = _SINCE_REMARK.search(self.text)
-        return match.group(1) if match else None
+        return (match.group(1) or match.group(2)) if match else None
 
 
 def _dedent(lines: list[str]) -> str:

@@ -91,10 +91,15 @@ ALWAYS = Condition()
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A flag that a client can look for: ``deprecated``, ``unstable`` or an announced ability."""
+    """A flag that a client can look for: ``deprecated``, ``unstable`` or an announced ability.
+
+    The line of its name in the file is 0 where there is no text; the same holds for the parts
+    below.
+    """
 
     name: str
     condition: Condition = ALWAYS
+    line: int = field(default=0, compare=False, repr=False)
 
     @property
     def special(self) -> bool:
@@ -109,6 +114,7 @@ class EnumMember:
     name: str
     condition: Condition = ALWAYS
     features: tuple[Feature, ...] = ()
+    line: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +128,7 @@ class Member:
         condition: when it is compiled in.
         features: its features.
         defined_in: the type whose text holds it.
+        line: the line of its name.
         type: the type itself, set when the schema is resolved.
     """
 
@@ -131,6 +138,7 @@ class Member:
     condition: Condition = ALWAYS
     features: tuple[Feature, ...] = ()
     defined_in: str = ""
+    line: int = 0
     type: Type = field(init=False, repr=False)
 
 
@@ -142,6 +150,7 @@ class Variant:
     type_name: str
     condition: Condition = ALWAYS
     defined_in: str = ""
+    line: int = 0
     type: Type = field(init=False, repr=False)
 
 

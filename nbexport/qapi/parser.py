@@ -23,6 +23,25 @@ MAX_NESTING = 480
 MAX_FILES = 4096
 
 
+class Word(str):
+    """A string of a schema's text that knows its line: a key, or a value of an enumeration."""
+
+    __slots__ = ("line",)
+    line: int
+
+    @classmethod
+    def at(cls, text: str, line: int) -> Word:
+        """Return the text of a token that begins on a line, counted from 1."""
+        word = cls(text)
+        word.line = line
+        return word
+
+
+def line_of(text: str) -> int:
+    """Return the line of a string, 0 for one that was in no text."""
+    return text.line if isinstance(text, Word) else 0
+
+
 @dataclass(slots=True)
 class Expression:
     """A top-level expression.
@@ -229,6 +248,8 @@ class _Parser:
                 lexer.advance()
             elif kind in (STRING, LITERAL):
                 value = lexer.value
+                if kind == STRING:
+                    value = Word.at(value, lexer.line)
                 lexer.advance()
             else:
                 raise lexer.fail("expected '{', '[', string, or boolean")
@@ -263,7 +284,7 @@ class _Parser:
         lexer = self._lexer
         if lexer.kind != STRING:
             raise lexer.fail(expected)
-        key = str(lexer.value)
+        key = Word.at(str(lexer.value), lexer.line)
         lexer.advance()
         if lexer.kind != ":":
             raise lexer.fail("expected ':'")

@@ -23,7 +23,7 @@ from nbexport.qapi.model import (
     Type,
     Variant,
 )
-from nbexport.qapi.parser import Expression, parse_files, read_file
+from nbexport.qapi.parser import Expression, line_of, parse_files, read_file
 from nbexport.qapi.resolve import Resolver
 from nbexport.qapi.rules import OLDEST, STRICT, Rules
 from nbexport.qapi.source import QapiError, SourceInfo
@@ -188,6 +188,7 @@ class Schema:
                 Condition(value.get("if")),
                 _features(value),
                 owner,
+                line_of(key),
             )
             for key, value in data.items()
         )
@@ -206,7 +207,13 @@ class Schema:
 
     def _variants(self, data: dict[str, Any], owner: str, info: SourceInfo) -> tuple[Variant, ...]:
         return tuple(
-            Variant(key, self._type_name(value["type"], info), Condition(value.get("if")), owner)
+            Variant(
+                key,
+                self._type_name(value["type"], info),
+                Condition(value.get("if")),
+                owner,
+                line_of(key),
+            )
             for key, value in data.items()
         )
 
@@ -217,7 +224,12 @@ class Schema:
         entity: Entity
         if meta == "enum":
             members = tuple(
-                EnumMember(value["name"], Condition(value.get("if")), _features(value))
+                EnumMember(
+                    value["name"],
+                    Condition(value.get("if")),
+                    _features(value),
+                    line_of(value["name"]),
+                )
                 for value in content["data"]
             )
             entity = EnumType(name, members=members, prefix=content.get("prefix"))
@@ -315,7 +327,8 @@ class Schema:
 
 def _features(content: dict[str, Any]) -> tuple[Feature, ...]:
     return tuple(
-        Feature(item["name"], Condition(item.get("if"))) for item in content.get("features", ())
+        Feature(item["name"], Condition(item.get("if")), line_of(item["name"]))
+        for item in content.get("features", ())
     )
 
 

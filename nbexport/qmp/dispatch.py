@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Dispatcher:
         release: the release whose error texts are wanted.
         policy: what is done about deprecated and unstable interfaces; the default accepts all.
         removed: names of events that the schema had once; nobody is told of them.
+        order: names of commands in the order of their registration; others follow in the schema's.
 
     Raises:
         UsageError: a handler for a command that the schema does not have.
@@ -47,11 +48,14 @@ class Dispatcher:
         release: tuple[int, ...],
         policy: CompatPolicy | None = None,
         removed: Collection[str] = (),
+        order: Sequence[str] = (),
     ) -> None:
         self.schema = schema
+        self._places = {name: place for place, name in enumerate(order)}
         self.removed = frozenset(removed)
         self.policy = policy or CompatPolicy(release=release)
         self.release = release
+        self._introspection: list[dict[str, Any]] | None = None
         known = {command.name for command in schema.commands()}
         unknown = sorted(set(handlers) - known)
         if unknown:
@@ -88,7 +92,8 @@ class Dispatcher:
         self.policy.check_input(self.schema, entity.features, "command", command)
         if oob and not entity.allow_oob:
             raise CommandError(f"The command {command} does not support OOB")
-        self.policy.validate(self.schema, entity.arg_type, arguments)
+        if entity.gen:  # the others check their arguments themselves
+            self.policy.validate(self.schema, entity.arg_type, arguments)
         result = await handler(arguments)
         if result is None:
             return {}
@@ -103,8 +108,13 @@ class Dispatcher:
     async def _query_commands(self, _arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the commands, newest registration first, as QEMU lists them."""
         names = [command.name for command in self.schema.commands()]
+        names.sort(key=lambda name: self._places.get(name, len(self._places)))
         served = [name for name in names if name in self._handlers or name == NEGOTIATION]
         return [{"name": name} for name in reversed(served)]
 
     async def _query_schema(self, _arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self.policy.filter_schema(introspect(self.schema, release=self.release))
+        # nothing of it changes, and what is returned is copied
+        if self._introspection is None:
+            entries = introspect(self.schema, release=self.release)
+            self._introspection = self.policy.filter_schema(entries)
+        return self._introspection

@@ -7,14 +7,17 @@ cost more than a second.
 from __future__ import annotations
 
 from nbexport.runner.notebook import Notebook, find_notebooks
+from nbexport.runner.record import Records, record
 from nbexport.runner.run import Run, parse_parameters, run_notebook
 from nbexport.runner.site import build_site
 
 __all__ = [
     "Notebook",
+    "Records",
     "Run",
     "build_site",
     "find_notebooks",
     "parse_parameters",
+    "record",
     "run_notebook",
 ]

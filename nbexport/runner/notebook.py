@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import NotebookError
+from nbexport.runner import storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 PARAMETERS_TAG = "parameters"
 
@@ -21,46 +22,75 @@ class Notebook:
     """A notebook file, read but not run.
 
     Attributes:
-        path: the file.
+        path: the file; of a notebook at an address, the last part of that.
         title: its first heading.
         summary: the paragraph behind that heading, in markdown.
         parameters: the names that its parameters cell assigns, with their defaults.
+        address: where it is, if it is not a file of this machine.
     """
 
     path: Path
     title: str
     summary: str
     parameters: Mapping[str, Any]
+    address: str | None = None
 
     @property
     def name(self) -> str:
         """The file's name without its suffix: what pages and outputs are called."""
         return self.path.stem
 
+    @property
+    def source(self) -> str:
+        """Where papermill reads it."""
+        return self.address or str(self.path)
+
+    def text(self) -> str:
+        """Return the whole file.
+
+        Raises:
+            NotebookError: it cannot be read any more.
+        """
+        try:
+            if self.address is not None:
+                return storage.read_text(self.address)
+            return self.path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise NotebookError(f"{self.path}: {error.strerror or error}") from error
+
     @classmethod
-    def load(cls, path: Path) -> Notebook:
+    def load(cls, path: Path | str) -> Notebook:
         """Read a notebook.
+
+        Args:
+            path: a file, or an address for which papermill has a handler (``s3://...``).
 
         Raises:
             NotebookError: there is no such file, it is not a notebook, it does not open with a
                 title, or its parameters cell holds anything but assignments of literals.
         """
+        address = str(path) if storage.is_remote(path) else None
+        path = Path(path) if address is None else Path(storage.file_name(address))
+        where = address or str(path)
         try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            text = (
+                path.read_text(encoding="utf-8") if address is None else storage.read_text(address)
+            )
+            cells = json.loads(text)["cells"]
             sources = [(cell, "".join(cell["source"])) for cell in cells]
         except OSError as error:
-            raise NotebookError(f"{path}: {error.strerror or error}") from error
+            raise NotebookError(f"{where}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise NotebookError(f"{path}: not a notebook") from error
+            raise NotebookError(f"{where}: not a notebook") from error
         prose = next((text for cell, text in sources if cell.get("cell_type") == "markdown"), "")
         title, summary = _heading(prose)
         if not title:
-            raise NotebookError(f"{path}: the first text cell must open with a title, '# ...'")
+            raise NotebookError(f"{where}: the first text cell must open with a title, '# ...'")
         parameters: dict[str, Any] = {}
         for cell, text in sources:
             if PARAMETERS_TAG in cell.get("metadata", {}).get("tags", []):
-                parameters.update(_assignments(path, text))
-        return cls(path, title, summary, parameters)
+                parameters.update(_assignments(where, text))
+        return cls(path, title, summary, parameters, address)
 
 
 def _heading(markdown: str) -> tuple[str, str]:
@@ -72,7 +102,7 @@ def _heading(markdown: str) -> tuple[str, str]:
     return head[2:].strip(), " ".join(paragraph.split())
 
 
-def _assignments(path: Path, source: str) -> dict[str, Any]:
+def _assignments(where: str, source: str) -> dict[str, Any]:
     """Return the literals that a parameters cell assigns."""
     found: dict[str, Any] = {}
     try:
@@ -84,10 +114,10 @@ def _assignments(path: Path, source: str) -> dict[str, Any]:
                     found[name] = ast.literal_eval(value)
                 case _:
                     raise NotebookError(
-                        f"{path}: line {statement.lineno} of the parameters cell is no assignment"
+                        f"{where}: line {statement.lineno} of the parameters cell is no assignment"
                     )
     except (SyntaxError, ValueError) as error:
-        raise NotebookError(f"{path}: the parameters cell must assign literals only") from error
+        raise NotebookError(f"{where}: the parameters cell must assign literals only") from error
     return found
 
 

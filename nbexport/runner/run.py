@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nbexport import __version__
 from nbexport.errors import NotebookError
+from nbexport.runner.record import Records, collect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,12 +32,29 @@ class Run:
         parameters: every parameter with the value it had, defaults included.
         output: the executed copy, with its outputs.
         seconds: how long the cells took, without the start of the kernel.
+        records: what the notebook recorded.
     """
 
     notebook: Notebook
     parameters: Mapping[str, Any]
     output: Path
     seconds: float
+    records: Records = field(default_factory=Records)
+
+    @property
+    def results(self) -> Path:
+        """The file with what was recorded, beside the executed copy."""
+        return results_path(self.output)
+
+
+def results_path(output: Path) -> Path:
+    """Return where the results of an executed copy are kept."""
+    return output.with_suffix(".results.json")
+
+
+def failed_path(output: Path) -> Path:
+    """Return where the copy of a run goes that failed."""
+    return output.with_name(f"{output.stem}.failed.ipynb")
 
 
 def parse_parameters(notebook: Notebook, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -99,7 +119,8 @@ def run_notebook(
     """Execute a notebook in a fresh kernel and keep the executed copy.
 
     The copy appears at ``output`` only when every cell has succeeded. A failed one is kept beside
-    it as ``NAME.failed.ipynb``, because its outputs are what one looks at next.
+    it as ``OUTPUT.failed.ipynb``, because its outputs are what one looks at next. What the notebook
+    recorded goes into ``OUTPUT.results.json``, with the parameters that led there.
 
     Args:
         notebook: what to run; it is not changed.
@@ -109,15 +130,36 @@ def run_notebook(
         progress: whether to draw papermill's progress bar on standard error.
 
     Raises:
-        NotebookError: a parameter is unknown, or a cell failed; the text names the cell.
+        NotebookError: a parameter is unknown, a cell failed, or two cells recorded under one name;
+            the text names the cell.
     """
     given = dict(parameters or {})
     check_parameters(notebook, given)
-    failed = output.with_name(f"{notebook.name}.failed.ipynb")
+    failed = failed_path(output)
     executed = _execute(notebook, output, failed, given, progress=progress)
     failed.unlink(missing_ok=True)
     seconds = float(executed.metadata.papermill.get("duration") or 0.0)
-    return Run(notebook, {**notebook.parameters, **given}, output, seconds)
+    records = collect(executed.cells, notebook.path.name)
+    run = Run(notebook, {**notebook.parameters, **given}, output, seconds, records)
+    _write_results(run)
+    return run
+
+
+def _write_results(run: Run) -> None:
+    """Write what was recorded, and from what, as JSON; values that are compared stand alone."""
+    told = {
+        "notebook": run.notebook.name,
+        "nbexport": __version__,
+        "parameters": dict(run.parameters),
+        "results": dict(run.records.results),
+        "measured": dict(run.records.measured),
+    }
+    partial = run.results.with_name(f".{run.results.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(run.results)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _execute(
@@ -130,15 +172,17 @@ def _execute(
     logging.getLogger("papermill").setLevel(logging.WARNING)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{notebook.name}.{os.getpid()}.ipynb")
+    # Unix sockets: no other user of the machine can listen to the kernel. In a folder of their own:
+    # by default they lie in the current one, where kernels that start together take each other's.
+    sockets = tempfile.TemporaryDirectory(prefix="nbexport-kernel-")
     try:
         executed = papermill.execute_notebook(
-            notebook.path,
+            notebook.source,
             partial,
             parameters=given,
             progress_bar=progress,
             execution_timeout=CELL_TIME_LIMIT_S,
-            # Unix sockets: no other user of the machine can listen to the kernel.
-            config=Config(KernelManager={"transport": "ipc"}),
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets.name}/kernel"}),
         )
         partial.replace(output)
     except PapermillExecutionError as error:
@@ -149,6 +193,7 @@ def _execute(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+        sockets.cleanup()
     return executed
 
 

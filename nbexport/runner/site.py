@@ -1,22 +1,22 @@
-"""The site: every executed notebook as a page, and an index that lists them."""
+"""The site: every executed notebook as a page, and an index that lists and searches them."""
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
+import json
 import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nbexport import __version__
+from nbexport.runner.pages import TEMPLATES, Page, make_page
+from nbexport.runner.provenance import provenance
 from nbexport.runner.run import Run, run_notebook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from nbexport.runner.notebook import Notebook
 
-_TEMPLATES = Path(__file__).with_name("templates")
+_ASSETS = ("site.css", "site.js", "theme.js")
 
 
 def build_site(notebooks: Iterable[Notebook], folder: Path, *, progress: bool = False) -> Path:
@@ -27,7 +27,7 @@ def build_site(notebooks: Iterable[Notebook], folder: Path, *, progress: bool = 
 
     Args:
         notebooks: what to run, in the order of the index.
-        folder: gets ``notebooks/`` (executed copies) and ``site/`` (pages).
+        folder: gets ``notebooks/`` (executed copies and their results) and ``site/`` (pages).
         progress: whether to draw progress bars on standard error.
 
     Returns:
@@ -38,18 +38,38 @@ def build_site(notebooks: Iterable[Notebook], folder: Path, *, progress: bool = 
     """
     from tqdm import tqdm  # noqa: PLC0415 - needed only here
 
-    fresh = folder / "site.new"
+    shown = tqdm(list(notebooks), desc="notebooks", unit="notebook", disable=not progress)
+    runs = [
+        run_notebook(notebook, folder / "notebooks" / notebook.path.name, progress=progress)
+        for notebook in shown
+    ]
+    return write_site(runs, folder / "site")
+
+
+def write_site(runs: Sequence[Run], site: Path) -> Path:
+    """Render runs as a site that needs neither a server nor a network.
+
+    Args:
+        runs: executed notebooks, in the order of the index.
+        site: the folder of the site; one that is there is replaced as a whole.
+
+    Returns:
+        The index page.
+    """
+    fresh = site.with_name(f"{site.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    cards = []
     try:
-        for notebook in tqdm(
-            list(notebooks), desc="notebooks", unit="notebook", disable=not progress
-        ):
-            output = folder / "notebooks" / notebook.path.name
-            cards.append(_render(run_notebook(notebook, output, progress=progress), fresh))
-        _write_index(cards, fresh)
-        site = folder / "site"
+        pages = [make_page(run) for run in runs]
+        for run, page in zip(runs, pages, strict=True):
+            for figure in page.figures:
+                (fresh / figure.name).write_bytes(figure.png)
+            shutil.copyfile(run.output, fresh / f"{page.name}.ipynb")
+            shutil.copyfile(run.results, fresh / f"{page.name}.results.json")
+        _write_pages(pages, fresh)
+        _write_search(pages, fresh)
+        for name in _ASSETS:
+            shutil.copyfile(TEMPLATES / name, fresh / name)
         shutil.rmtree(site, ignore_errors=True)
         fresh.rename(site)
     finally:
@@ -57,67 +77,32 @@ def build_site(notebooks: Iterable[Notebook], folder: Path, *, progress: bool = 
     return site / "index.html"
 
 
-def _render(run: Run, site: Path) -> dict[str, Any]:
-    """Write the page of one run and return what the index says of it."""
-    import nbformat  # noqa: PLC0415 - heavy
-    from nbconvert import HTMLExporter  # noqa: PLC0415
-
-    node = nbformat.read(run.output, as_version=4)
-    page = {
-        "name": run.notebook.name,
-        "title": run.notebook.title,
-        "parameters": {name: repr(value) for name, value in run.parameters.items()},
-        "seconds": f"{run.seconds:.1f}",
-        "version": __version__,
-        "date": _today(),
-        "css": _css(),
-    }
-    exporter = HTMLExporter(
-        template_name="nbexport",
-        extra_template_basedirs=[str(_TEMPLATES)],
-        embed_images=True,
-    )
-    body, _ = exporter.from_notebook_node(node, resources={"page": page})
-    (site / f"{run.notebook.name}.html").write_text(body, encoding="utf-8")
-    figure, alt = _first_figure(node, run.notebook.name, site)
-    return {**page, "summary": _inline(run.notebook.summary), "figure": figure, "alt": alt}
-
-
-def _first_figure(node: Any, name: str, site: Path) -> tuple[str | None, str]:
-    """Save the first PNG output as a file; return its name and its text alternative."""
-    for cell in node.cells:
-        for output in cell.get("outputs", []):
-            picture = output.get("data", {}).get("image/png")
-            if picture is not None:
-                (site / f"{name}.png").write_bytes(base64.b64decode(picture))
-                return f"{name}.png", output.get("metadata", {}).get("image/png", {}).get("alt", "")
-    return None, ""
-
-
-def _inline(markdown: str) -> Any:
-    """Render one paragraph of markdown without the paragraph."""
-    from markupsafe import Markup  # noqa: PLC0415 - comes with jinja2
-    from nbconvert.filters import markdown2html  # noqa: PLC0415 - heavy
-
-    html = str(markdown2html(markdown)).strip()
-    return Markup(html.removeprefix("<p>").removesuffix("</p>"))  # noqa: S704 - our own notebook
-
-
-def _write_index(cards: list[dict[str, Any]], site: Path) -> None:
+def _write_pages(pages: Sequence[Page], site: Path) -> None:
     from jinja2 import Environment, FileSystemLoader  # noqa: PLC0415 - comes with nbconvert
 
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True)
-    template = environment.get_template("site.html.j2")
-    from markupsafe import Markup  # noqa: PLC0415
-
-    css = Markup(_css())  # noqa: S704 - our own style sheet
-    text = template.render(cards=cards, css=css, version=__version__, date=_today())
-    (site / "index.html").write_text(text, encoding="utf-8")
-
-
-def _css() -> str:
-    return (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    made = provenance()
+    index = environment.get_template("index.html.j2").render(pages=pages, made=made)
+    (site / "index.html").write_text(index, encoding="utf-8")
+    template = environment.get_template("page.html.j2")
+    for before, page, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+        text = template.render(page=page, pages=pages, before=before, after=after, made=made)
+        (site / f"{page.name}.html").write_text(text, encoding="utf-8")
 
 
-def _today() -> str:
-    return dt.datetime.now(tz=dt.UTC).strftime("%Y-%m-%d")
+def _write_search(pages: Sequence[Page], site: Path) -> None:
+    """Write what is searched as a script: a page opened from a file may not read other files."""
+    sections = [
+        {
+            "page": page.name,
+            "title": page.title,
+            "anchor": section.anchor,
+            "heading": section.heading,
+            "text": section.text,
+        }
+        for page in pages
+        for section in page.outline
+    ]
+    text = json.dumps(sections, ensure_ascii=False, separators=(",", ":"))
+    script = f"globalThis.nbexportSections = {text};\n"
+    (site / "search-index.js").write_text(script, encoding="utf-8")

@@ -277,16 +277,21 @@ def _documented(entity: Entity | None, name: str) -> tuple[str | None, str]:
     return (section.since, section.text) if section is not None else (None, "")
 
 
-def type_text(schema: Schema, kind: Type) -> str:
-    """Return a type in the notation of the language; short enumerations by their values."""
+def type_text(schema: Schema, kind: Type, above: tuple[Type, ...] = ()) -> str:
+    """Return a type in the notation of the language; short enumerations by their values.
+
+    An alternate may hold a list of itself; there it is shown by its name. ``above`` is for that.
+    """
     if isinstance(kind, ArrayType):
-        return f"[{type_text(schema, kind.element)}]"
+        return f"[{type_text(schema, kind.element, above)}]"
     if isinstance(kind, EnumType):
         values = [member.name for member in kind.members if schema.enabled(member)]
         return "|".join(values) if len(values) <= _VALUES_SHOWN else kind.name
-    if isinstance(kind, AlternateType):
+    if isinstance(kind, AlternateType) and kind not in above:
         return " or ".join(
-            type_text(schema, variant.type) for variant in kind.variants if schema.enabled(variant)
+            type_text(schema, variant.type, (*above, kind))
+            for variant in kind.variants
+            if schema.enabled(variant)
         )
     if isinstance(kind, BuiltinType):
         return "int" if kind.name == "integer" else kind.name

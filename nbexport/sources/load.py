@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 # The root of QEMU's schema in its tree, newest place first, then that of a schema by itself.
 ROOTS = ("qapi/qapi-schema.json", "qapi-schema.json", "schema.json")
-_FOLDER_ROOTS = ("schema.json", "qapi-schema.json", "qapi/qapi-schema.json")
+FOLDER_ROOTS = ("schema.json", "qapi-schema.json", "qapi/qapi-schema.json")
 # A monitor that is busy with a disk may take seconds; one that hangs shall not be waited for.
 MONITOR_TIME_LIMIT = 30.0
 _PORT_MAX = 65535
 # The file of QEMU's tree that names the release; from this third number on it is the next one.
 VERSION = "VERSION"
-_VERSION_MAX = 32
+VERSION_MAX = 32
 _CANDIDATES = 50
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _HOST_PORT = re.compile(r"(.*):(\d{1,5})")
@@ -151,9 +151,9 @@ def _path(
 ) -> LoadedSchema:
     path = Path(source)
     if path.is_dir():
-        found = [name for name in _FOLDER_ROOTS if (path / name).is_file()]
+        found = [name for name in FOLDER_ROOTS if (path / name).is_file()]
         if not found:
-            raise SourceError(f"{source}: no {' or '.join(_FOLDER_ROOTS)} in this folder")
+            raise SourceError(f"{source}: no {' or '.join(FOLDER_ROOTS)} in this folder")
         path = path / found[0]
     elif not path.exists():
         raise SourceError(f"{source}: no such file or folder")
@@ -182,7 +182,7 @@ def _release_beside(path: Path) -> tuple[int, ...] | None:
     for folder in (path.parent, path.parent.parent):
         try:
             with (folder / VERSION).open("rb") as file:
-                text = file.read(_VERSION_MAX).decode("ascii", "replace")
+                text = file.read(VERSION_MAX).decode("ascii", "replace")
         except OSError:
             continue
         return release_of_tree(text)
@@ -213,7 +213,7 @@ def _git(
         return revision.read(name.removeprefix(prefix))
 
     if as_of is None and revision.has_file(VERSION):
-        as_of = release_of_tree(revision.read(VERSION)[:_VERSION_MAX])
+        as_of = release_of_tree(revision.read(VERSION)[:VERSION_MAX])
     return LoadedSchema(_load_text(root, read, defines, as_of), source, GIT, as_of)
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from nbexport import qapi
 from nbexport.errors import UsageError
 from nbexport.qapi.model import AlternateType, ArrayType, EnumType, ObjectType
+from nbexport.timeline.elements import find_element, parse_element
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nbexport.qapi import Schema
     from nbexport.qapi.model import Type
+    from nbexport.timeline.elements import Form
 
 _VALUES_SHOWN = 4
 """An enumeration with more values than this is shown by its name."""
@@ -91,15 +93,19 @@ def _members(schema: Schema, kind: ObjectType, branch: str) -> list[EffectiveMem
     return found
 
 
-def type_text(schema: Schema, kind: Type) -> str:
-    """Return a type in the notation of the schema language, short enumerations by their values."""
+def type_text(schema: Schema, kind: Type, above: tuple[Type, ...] = ()) -> str:
+    """Return a type in the notation of the schema language, short enumerations by their values.
+
+    An alternate may hold a list of itself; there it is shown by its name. ``above`` is for that.
+    """
     if isinstance(kind, ArrayType):
-        return f"[{type_text(schema, kind.element)}]"
+        return f"[{type_text(schema, kind.element, above)}]"
     if isinstance(kind, EnumType):
         values = [member.name for member in kind.members if schema.enabled(member)]
         return "|".join(values) if len(values) <= _VALUES_SHOWN else kind.name
-    if isinstance(kind, AlternateType):
-        return " or ".join(type_text(schema, variant.type) for variant in kind.variants)
+    if isinstance(kind, AlternateType) and kind not in above:
+        inner = (type_text(schema, variant.type, (*above, kind)) for variant in kind.variants)
+        return " or ".join(inner)
     return kind.name
 
 
@@ -154,31 +160,26 @@ ABSENT, PRESENT = "", "yes"
 
 
 def availability(name: str, releases: Sequence[str]) -> tuple[str, ...]:
-    """Return what each release has of a command or of one of its arguments.
+    """Return what each release has of an element.
 
     Args:
-        name: a command, or ``COMMAND MEMBER``; a member of a branch counts, whatever the branch.
+        name: the element in the notation of ``nbexport.timeline.elements``: a command,
+            ``COMMAND MEMBER``, ``ENUM=VALUE``; a member of a branch counts, whatever the branch.
         releases: the releases to look at.
 
     Returns:
         For each release ``yes``; its features, such as ``deprecated``, where it has some; an
         empty text where it does not exist.
+
+    Raises:
+        UsageError: a release is not known, or the text names no element.
     """
-    found = []
-    command, _, member = name.partition(" ")
-    for release in releases:
-        schema = qapi.load_release(release)
-        entity = schema.command(command)
-        if entity is None:
-            found.append(ABSENT)
-            continue
-        features = [f.name for f in entity.features if schema.enabled(f)]
-        if member:
-            members = effective_members(schema, command) or []
-            named = [part for part in members if part.name == member]
-            if not named:
-                found.append(ABSENT)
-                continue
-            features += named[0].features
-        found.append(", ".join(dict.fromkeys(features)) or PRESENT)
-    return tuple(found)
+    element = parse_element(name)
+    forms = [find_element(qapi.load_release(release), element) for release in releases]
+    return tuple(_availability(form) for form in forms)
+
+
+def _availability(form: Form | None) -> str:
+    if form is None:
+        return ABSENT
+    return ", ".join(dict.fromkeys([*form.inherited, *form.features])) or PRESENT

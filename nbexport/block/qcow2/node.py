@@ -122,6 +122,23 @@ class Qcow2Node(BlockNode):
         self._store = store
         self.read_only = False
 
+    def end_writing(self) -> None:
+        """Store what has to be stored; from now on the node is only read.
+
+        Nobody may be writing meanwhile.
+
+        Raises:
+            FormatError: the image has no room for its bitmaps.
+            OSError: the host failed.
+        """
+        writer, self._writer = self._writer, None
+        store, self._store = self._store, None
+        if writer is not None and store is not None:
+            writer.flush()
+            store.close()
+            writer.close()
+        self.read_only = True
+
     @property
     def writable(self) -> bool:
         """Whether it was opened for writing."""
@@ -182,13 +199,8 @@ class Qcow2Node(BlockNode):
         self._writer.flush()
 
     def _close_own(self) -> None:
-        writer, self._writer = self._writer, None
-        store, self._store = self._store, None
         try:
-            if writer is not None and store is not None:
-                writer.flush()
-                store.close()
-                writer.close()
+            self.end_writing()
         finally:
             # Nobody else knows the data file: it closes with the node even if that owns nothing.
             if self.data_file is not None:

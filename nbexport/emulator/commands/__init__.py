@@ -9,6 +9,7 @@ from nbexport.emulator.commands import (
     export,
     job,
     legacy,
+    objects,
     process,
     transaction,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "export",
     "job",
     "legacy",
+    "objects",
     "process",
     "transaction",
 ]

@@ -10,8 +10,8 @@ from nbexport import block
 from nbexport.bits import Bitmap
 from nbexport.emulator import drivers, permissions
 from nbexport.emulator.graph import DirtyBitmap, Node
-from nbexport.emulator.jobs import Job
-from nbexport.errors import CommandError, FormatError
+from nbexport.emulator.job import Job
+from nbexport.errors import CommandError, FormatError, UsageError
 
 if TYPE_CHECKING:
     from nbexport.emulator.commands.registry import Arguments
@@ -91,7 +91,7 @@ class Backup:
             return True
         try:
             copied = await self._machine.in_thread(self.copying.next_chunk)
-        except (OSError, FormatError) as error:
+        except (OSError, FormatError, UsageError) as error:
             self._failed(job, error)
             return True
         if copied is None:
@@ -116,7 +116,7 @@ class Backup:
             if not kept:
                 self.copying.skip(start, length)
 
-    def _failed(self, job: Job, error: OSError | FormatError) -> None:
+    def _failed(self, job: Job, error: OSError | FormatError | UsageError) -> None:
         """Do what the client wants done about an error; raise it if that is to give up."""
         number = getattr(error, "errno", None) or errno.EIO
         operation = "read" if isinstance(error, block.SourceReadError) else "write"
@@ -175,6 +175,8 @@ class Backup:
             for job in graph.jobs_of(above):
                 job.nodes = []
             self._machine.jobs.drain(above)
+            for bitmap in above.bitmaps:
+                bitmap.leave()
             graph.take_out(above)
         permissions.settle(graph)
 
@@ -239,7 +241,7 @@ def prepare(machine: Machine, arguments: Arguments, group: list[Job]) -> Job:
         machine.graph.nodes[arguments["target"]],
     )
     given = dict(arguments)
-    bitmap = _bitmap(source, given)
+    bitmap = _bitmap(source, given) if machine.release.backs_up_bitmaps else None
     if source is target:
         raise CommandError("Source and target cannot be the same")
     if given.get("compress", False) and not isinstance(target.block, block.Qcow2Node):
@@ -253,7 +255,9 @@ def prepare(machine: Machine, arguments: Arguments, group: list[Job]) -> Job:
         raise CommandError("max-chunk must be zero (which means no limit) or positive")
     if bitmap is not None and given["bitmap-mode"] != "never":
         bitmap.check()
-    if source.block.size != target.block.size:
+    if given["sync"] == "incremental":  # only where there was no bitmap to be told of
+        raise CommandError('must provide a valid bitmap name for "incremental" sync mode')
+    if machine.release.backups_compare_sizes and source.block.size != target.block.size:
         raise CommandError("Source and target image have different sizes")
     return _create(machine, source, target, given, bitmap, group)
 

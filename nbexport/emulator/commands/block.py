@@ -8,9 +8,12 @@ from nbexport.emulator import describe, drivers, permissions
 from nbexport.emulator.builder import Builder
 from nbexport.emulator.commands import backup
 from nbexport.emulator.commands.registry import command
+from nbexport.emulator.reopen import Reopener
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nbexport.emulator.commands.registry import Arguments
     from nbexport.emulator.machine import Machine
 
@@ -67,3 +70,28 @@ async def query_nodes(machine: Machine, arguments: Arguments) -> list[dict[str, 
         lambda: [describe.node_info(node, flat=flat) for node in nodes]
     )
     return described
+
+
+@command("query-block")
+async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:  # noqa: ARG001
+    """List the disks of the machine: there are none, whatever nodes there are."""
+    return []
+
+
+@command("blockdev-reopen")
+async def reopen(machine: Machine, arguments: Arguments) -> None:
+    """Give nodes other options, all of them or none."""
+    await _reopen(machine, arguments["options"])
+
+
+@command("x-blockdev-reopen")
+async def reopen_one(machine: Machine, arguments: Arguments) -> None:
+    """Give one node other options: the form before it was stable."""
+    await _reopen(machine, [arguments])
+
+
+async def _reopen(machine: Machine, options: Sequence[Arguments]) -> None:
+    reopener = Reopener(machine.release, machine.graph)
+    removed = await machine.in_thread(reopener.reopen, [dict(each) for each in options])
+    await machine.in_thread(machine.close_nodes, removed)
+    permissions.settle(machine.graph)

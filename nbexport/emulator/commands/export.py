@@ -6,18 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from nbexport import nbd
-from nbexport.emulator import permissions
+from nbexport.emulator import permissions, threads
+from nbexport.emulator.addresses import listen
 from nbexport.emulator.commands import legacy
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import BlockExport, DirtyBitmap, Node, is_well_formed
 from nbexport.emulator.nbd_exports import make_export, running_server, use
-from nbexport.errors import CommandError, UsageError
+from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nbexport.emulator.commands.registry import Arguments
     from nbexport.emulator.machine import Machine
+    from nbexport.nbd.tls import Tls
 
 STRING_LENGTH_MAX = 4096
 """The NBD protocol's limit for names and descriptions, in bytes."""
@@ -29,16 +31,23 @@ async def server_start(machine: Machine, arguments: Arguments) -> None:
     if machine.nbd_server is not None:
         raise CommandError("NBD server already running")
     max_connections = arguments.get("max-connections", machine.release.max_connections)
+    # The credentials are refused only once somebody could listen there.
+    tls, refusal = None, None
+    if "tls-creds" in arguments:
+        try:
+            tls = await machine.in_thread(_tls, machine, arguments)
+        except CommandError as error:
+            refusal = error
     server = nbd.NbdServer(
         max_connections=max_connections,
         handshake_seconds=arguments.get("handshake-max-seconds", machine.release.handshake_seconds),
         profile=machine.release.nbd_profile,
+        tls=tls,
     )
-    address = arguments["addr"]
     try:
-        await _listen(server, address["type"], address["data"])
-        if "tls-creds" in arguments:
-            raise CommandError(f"No TLS credentials with id '{arguments['tls-creds']}'")
+        await listen(server, arguments["addr"], passes_files=machine.is_system_emulator)
+        if refusal is not None:
+            raise refusal
     except BaseException:
         await server.close()
         raise
@@ -46,36 +55,13 @@ async def server_start(machine: Machine, arguments: Arguments) -> None:
     machine.nbd_max_connections = max_connections
 
 
-async def _listen(server: nbd.NbdServer, kind: str, data: Mapping[str, Any]) -> None:
-    """Open the listening socket that a legacy socket address describes."""
-    if kind == "unix":
-        path = data["path"]
-        if data.get("abstract", False):
-            raise CommandError("Listening on an abstract socket is not supported by this emulator")
-        try:
-            await server.listen_unix(path)
-        except OSError as error:
-            raise CommandError(
-                f"Failed to bind socket to {path}: {error.strerror or error}"
-            ) from error
-        except UsageError as error:
-            raise CommandError(str(error)) from error
-    elif kind == "inet":
-        try:
-            await server.listen_tcp(data["host"] or None, int(data["port"]))
-        except ValueError:
-            raise CommandError(
-                f"address resolution failed for {data['host']}:{data['port']}: "
-                "Servname not supported for ai_socktype"
-            ) from None
-        except OSError as error:
-            raise CommandError(
-                f"Failed to find an available port: {error.strerror or error}"
-            ) from error
-    else:
-        raise CommandError(
-            f"Listening on a socket of type '{kind}' is not supported by this emulator"
-        )
+def _tls(machine: Machine, arguments: Arguments) -> Tls:
+    """Return how the server speaks TLS; whom to let in is asked when somebody comes."""
+    credentials = machine.objects.server_credentials(arguments["tls-creds"])
+    if machine.release.tls_needs_inet and arguments["addr"]["type"] != "inet":
+        raise CommandError("TLS is only supported with IPv4/IPv6")
+    rules = arguments.get("tls-authz")
+    return credentials.for_server(None if rules is None else machine.objects.authorizer(rules))
 
 
 @command("nbd-server-stop")
@@ -165,8 +151,14 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
     writable = arguments.get("writable", False)
     if writable and node.read_only:
         raise CommandError("Cannot export read-only node as writable")
-    for thread in _threads(arguments):
-        raise CommandError(f'iothread "{thread}" not found')
+    fixed = arguments.get("fixed-iothread", False)
+    for name in _threads(arguments):
+        thread = machine.objects.thread(name)
+        try:
+            threads.move(machine.graph, node, thread)
+        except CommandError:
+            if fixed:
+                raise
     attached = False
     try:
         use(machine, node, permissions.export_use(writable=writable, fixed_size=False))
@@ -181,7 +173,7 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         bitmap.busy = True
     name = arguments.get("name", node.name)
     machine.graph.exports[identifier] = BlockExport(
-        identifier, "nbd", node, name, bitmaps, writable=writable
+        identifier, "nbd", node, name, bitmaps, writable=writable, fixed_thread=fixed
     )
 
 
@@ -198,6 +190,8 @@ def _create_export(
         raise CommandError(f"description '{description}' too long")
     if name in server.exports:
         raise CommandError(f"NBD server already has export named '{name}'")
+    if isinstance(arguments.get("iothread"), list):
+        raise CommandError("NBD export does not support multi-threading")
     use(machine, node, permissions.export_use(writable=writable))
     bitmaps = [
         _find_bitmap(machine, node, given, writable=writable)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from nbexport.emulator.commands.registry import command
-from nbexport.emulator.jobs import Job, Status
+from nbexport.emulator.job import Job, Status
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:

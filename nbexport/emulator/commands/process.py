@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbexport.emulator.commands.registry import command
+from nbexport.emulator.devices import refusal
+from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
     from nbexport.emulator.commands.registry import Arguments
@@ -15,6 +17,47 @@ if TYPE_CHECKING:
 async def query_version(machine: Machine, arguments: Arguments) -> dict[str, Any]:  # noqa: ARG001
     """Tell the release that is emulated, and by whom."""
     return machine.version
+
+
+@command("query-status")
+async def query_status(machine: Machine, arguments: Arguments) -> dict[str, Any]:  # noqa: ARG001
+    """Tell whether the machine, which has no processor, runs."""
+    return {
+        "running": machine.running,
+        "singlestep": False,
+        "status": "running" if machine.running else "paused",
+    }
+
+
+@command("stop")
+async def stop(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
+    """Let the machine stand still; one that does is left alone."""
+    if machine.running:
+        machine.running = False
+        machine.emit("STOP")
+
+
+@command("cont")
+async def cont(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
+    """Let the machine run; one that does is left alone."""
+    if not machine.running:
+        machine.running = True
+        machine.emit("RESUME")
+
+
+@command("device_add")
+async def device_add(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
+    """Refuse a device: the machine has no bus to plug it into, as QEMU's ``none`` has not."""
+    raise refusal(arguments)
+
+
+@command("device_del")
+async def device_del(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
+    """Refuse: there are no devices."""
+    name = arguments["id"]
+    if name in {"", "/", "/machine"}:
+        raise CommandError(f"{name} is not a hotpluggable device")
+    raise CommandError(f"Device '{name}' not found", error_class="DeviceNotFound")
 
 
 @command("quit")

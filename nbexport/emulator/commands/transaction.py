@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from nbexport.emulator.commands.registry import Arguments
-    from nbexport.emulator.jobs import Job
+    from nbexport.emulator.graph import Graph, Node
+    from nbexport.emulator.job import Job
     from nbexport.emulator.machine import Machine
 
 
@@ -39,13 +40,38 @@ async def _run(machine: Machine, actions: Sequence[Arguments], *, grouped: bool)
     if grouped and early:
         for action in actions:
             _check_grouping(machine, action["type"])
+    done: list[Change] = []
+    after: list[Callable[[], None]] = []
+    group: list[Job] = []
+
+    def prepare(action: Arguments) -> Change:
+        kind, data = action["type"], action["data"]
+        if grouped and not early:
+            _check_grouping(machine, kind)
+        if kind == "abort":
+            raise CommandError("Transaction aborted using Abort action")
+        if kind == "blockdev-backup":
+            return _prepare_backup(machine, data, group if grouped else [], after)
+        if kind not in ACTIONS:
+            raise CommandError(f"Action '{kind}' is not supported by this emulator")
+        return ACTIONS[kind](machine, data)
+
     async with machine.jobs.held():
         machine.jobs.drain()
-        with _actions(machine, grouped=grouped) as run, _paused(machine):
-            for action in actions:
-                if grouped and not early:
-                    _check_grouping(machine, action["type"])
-                run(action)
+        try:
+            with _paused(machine):
+                try:
+                    for action in actions:
+                        done.append(prepare(action))  # noqa: PERF401 - what was done is undone
+                except BaseException:
+                    for change in reversed(done):
+                        change.undo()
+                    raise
+            for change in done:
+                change.commit()
+        finally:
+            for function in after:
+                function()
 
 
 @contextlib.contextmanager
@@ -53,7 +79,7 @@ def _paused(machine: Machine) -> Iterator[None]:
     """Let nothing be written between the actions, nor between them and their undoing."""
     with contextlib.ExitStack() as stack:
         # (The file of an image is written with the image's locks held, which actions may need.)
-        nodes = list(machine.graph.nodes.values())
+        nodes = _writers_first(machine.graph)
         files = {id(node.file) for node in nodes if node.store is not None}
         for node in nodes:
             if id(node) not in files:
@@ -61,36 +87,34 @@ def _paused(machine: Machine) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _actions(machine: Machine, *, grouped: bool) -> Iterator[Callable[[Arguments], None]]:
-    """Give what prepares an action; commit or undo all in the end."""
-    done: list[Change] = []
-    after: list[Callable[[], None]] = []
-    group: list[Job] = []
+def _writers_first(graph: Graph) -> list[Node]:
+    """Return all nodes, each before those that it is written to.
 
-    def run(action: Arguments) -> None:
-        kind, data = action["type"], action["data"]
-        if kind == "abort":
-            raise CommandError("Transaction aborted using Abort action")
-        if kind == "blockdev-backup":
-            done.append(_prepare_backup(machine, data, group if grouped else [], after))
-        elif kind in ACTIONS:
-            done.append(ACTIONS[kind](machine, data))
-        else:
-            raise CommandError(f"Action '{kind}' is not supported by this emulator")
+    A write that has begun must find those open that it goes on to.
+    """
+    below = {
+        id(node): [child for child in (node.file, node.target) if child is not None]
+        for node in graph.nodes.values()
+    }
+    for job in graph.jobs.values():
+        # What writes the source makes a copy in the target first.
+        if job.nodes:
+            main, *targets = job.nodes
+            source = main.file if main.is_filter and main.file is not None else main
+            below[id(source)] += targets
+    found: list[Node] = []
+    seen: set[int] = set()
 
-    try:
-        yield run
-    except BaseException:
-        for change in reversed(done):
-            change.undo()
-        for function in after:
-            function()
-        raise
-    for change in done:
-        change.commit()
-    for function in after:
-        function()
+    def visit(node: Node) -> None:
+        if id(node) not in seen:
+            seen.add(id(node))
+            for child in below[id(node)]:
+                visit(child)
+            found.append(node)
+
+    for node in graph.nodes.values():
+        visit(node)
+    return found[::-1]
 
 
 def _prepare_backup(

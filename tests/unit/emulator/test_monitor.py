@@ -149,9 +149,9 @@ def test_an_enabled_bitmap_of_a_writable_node_is_not_exported_read_only(newest, 
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ({"type": "vsock", "data": {"cid": "1", "port": "2"}}, "socket of type 'vsock'"),
-        ({"type": "fd", "data": {"str": "7"}}, "socket of type 'fd'"),
-        ({"type": "unix", "data": {"path": "x", "abstract": True}}, "abstract socket"),
+        ({"type": "vsock", "data": {"cid": "x", "port": "2"}}, "Failed to parse cid 'x'"),
+        ({"type": "fd", "data": {"str": "7"}}, "File descriptor named '7'"),
+        ({"type": "unix", "data": {"path": "x" * 108, "abstract": True}}, "is too long"),
         ({"type": "inet", "data": {"host": "127.0.0.1", "port": "x"}}, "127.0.0.1:x"),
     ],
 )

@@ -98,11 +98,21 @@ class Peer(tls.TlsLayer):
      ("[a]", ("CN=[a]",), True), ("a", ("CN=[a]",), False), ("a", (), False)],
 )  # fmt: skip
 def test_who_is_let_in(name, allowed, good):
+    chosen = tls.Tls(None, allowed=allowed)
     if good:
-        Peer(name).check(allowed)
+        Peer(name).check(chosen)
     else:
         with pytest.raises(ConnectionRefusedError, match=r"authz check for .* is denied"):
-            Peer(name).check(allowed)
+            Peer(name).check(chosen)
+
+
+def test_somebody_else_can_be_asked_who_is_let_in():
+    asked = []
+    chosen = tls.Tls(None, authorize=lambda name: asked.append(name) or name == "CN=a")
+    Peer("a").check(chosen)
+    with pytest.raises(ConnectionRefusedError, match="authz check for CN=b is denied"):
+        Peer("b").check(chosen)
+    assert asked == ["CN=a", "CN=b"]
 
 
 def test_shared_keys_are_lines_of_user_and_key(tmp_path):

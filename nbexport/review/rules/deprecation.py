@@ -1,0 +1,419 @@
+"""Rules about what is on its way out: how it is announced, and when it may go."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from nbexport.qapi.model import Command, ObjectType
+from nbexport.review.compare import Kind
+from nbexport.review.context import branch, releases_between
+from nbexport.review.finding import Direction, Level
+from nbexport.review.rules.examples import (
+    DEPRECATED_ALONE,
+    DEPRECATED_NESTED,
+    LEAKING,
+    NOTE_IN_LIST,
+    NOTE_MISSING,
+    REMOVED_AT_ONCE,
+    REMOVED_EARLY,
+    REMOVED_IN_TIME,
+    REMOVED_LATER,
+    RENAME_NOTED,
+    RENAME_UNNOTED,
+    REPLACED_BY_NEW,
+    REPLACED_BY_OLD,
+    SPLIT_BASE,
+)
+from nbexport.review.rules.registry import Rule, Taxonomy, register
+from nbexport.review.rules.subject import mentions, part_is_deprecated
+from nbexport.review.wire import type_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nbexport.review.facts import Difference, Reach
+    from nbexport.review.finding import Finding
+    from nbexport.review.rules.subject import Subject
+
+_WORD = re.compile(r"[A-Za-z][\w-]*[A-Za-z0-9]")
+_REMOVALS = {
+    Kind.COMMAND_REMOVED: "the command {name}",
+    Kind.EVENT_REMOVED: "the event {name}",
+    Kind.MEMBER_REMOVED: "{element}",
+    Kind.VALUE_REMOVED: "{element}",
+}
+
+
+# -- a deprecated command grows -------------------------------------------------------------------
+
+
+def grown(subject: Subject) -> Iterator[tuple[Difference, Reach]]:
+    """Give the members that deprecated commands gain, command by command.
+
+    What a common type gains deep inside an argument counts only if nothing else uses the type:
+    no command can keep out of that.
+    """
+    for difference in subject.differences:
+        if difference.kind is not Kind.MEMBER_ADDED or difference.direction is not Direction.SENDS:
+            continue
+        for reach in difference.reaches:
+            if not subject.deprecated(reach.root):
+                continue
+            top = re.fullmatch(r"(?:\[[^\]]*\])*\.[^.\[=]+", reach.element[len(reach.root) :])
+            if top or all(map(subject.deprecated, subject.users(difference.owner))):
+                yield difference, reach
+
+
+def _gained_member(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for difference, reach in grown(subject):
+        message = f"{reach.root} gains the member '{difference.name}', though it is deprecated"
+        yield subject.about(rule, message, difference, reach=reach)
+
+
+def _leak(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for difference, reach in grown(subject):
+        owner = subject.new.entities.get(difference.owner)
+        if not isinstance(owner, ObjectType) or owner.implicit:
+            continue
+        others = sorted(name for name in subject.users(owner.name) if not subject.deprecated(name))
+        if not others:
+            continue
+        how = "base" if f"base {owner.name}" in reach.path else "type"
+        message = (
+            f"'{difference.name}' leaks into {reach.root}, which is deprecated, through the "
+            f"{how} {owner.name} that it shares with {' and '.join(others[:2])}"
+        )
+        yield subject.about(rule, message, difference, reach=reach)
+
+
+# -- something becomes deprecated -----------------------------------------------------------------
+
+
+def _new_deprecations(subject: Subject) -> Iterator[Difference]:
+    for difference in subject.differences:
+        if difference.kind is Kind.FEATURE_ADDED and difference.name == "deprecated":
+            yield difference
+
+
+def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Difference | None]]:
+    """Give what is deprecated, and was not in the last release: element, note, difference.
+
+    Beside what the new schema deprecates these are commands and events that the old one, a state
+    between two releases, deprecated already.
+    """
+    told = set()
+    for difference in _new_deprecations(subject):
+        told.add(difference.element)
+        yield difference.element, subject.deprecation_note(difference), difference
+    if not subject.past.releases:
+        return
+    for name, entity in subject.calls.items():
+        if name in told or not part_is_deprecated(entity) or name not in subject.old.entities:
+            continue
+        if subject.past.first(name) and not subject.past.first_deprecated(name):
+            section = entity.doc.features.get("deprecated") if entity.doc else None
+            yield name, section.text if section else "", None
+
+
+def _replacements(subject: Subject, element: str, note: str) -> list[str]:
+    """Return the commands and events that a note tells to use instead."""
+    root = re.split(r"[.\[=]", element)[0]
+    named = dict.fromkeys(_WORD.findall(note))
+    # a word of plain English that is a command too, such as "stop", is meant with a mark-up only
+    return [
+        word
+        for word in named
+        if word in subject.calls
+        and word != root
+        and ("-" in word or "_" in word or word.isupper() or f"@{word}" in note)
+    ]
+
+
+def _not_shipped(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for element, note, difference in _unshipped_deprecations(subject):
+        for name in _replacements(subject, element, note):
+            if subject.released(name):
+                continue
+            message = (
+                f"{element} is deprecated in favour of {name}, which no release has yet: clients "
+                "have nothing but a deprecated command and an unreleased one"
+            )
+            if difference is not None:
+                yield subject.about(rule, message, difference)
+            else:
+                place = subject.new_side.place(element)
+                yield subject.note(
+                    rule, message, element, old=subject.old_side.place(element), new=place
+                )
+
+
+def _without_note(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    listed = subject.context.deprecation_notes
+    for difference in _new_deprecations(subject):
+        element = difference.element
+        note = subject.deprecation_note(difference)
+        if not note:
+            message = f"{element} becomes deprecated, and no word says what to use instead"
+            yield subject.about(rule, message, difference)
+        elif listed is not None and not mentions(listed, _listed_name(element)):
+            message = f"{element} becomes deprecated, and the list of deprecations has no entry"
+            yield subject.about(rule, message, difference)
+
+
+def _listed_name(element: str) -> str:
+    """Return the name that an entry of the list has to have: the last one of an element."""
+    return re.split(r"[.\[\]=]+", element)[-1]
+
+
+def _lacks_rename(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for element, note, difference in _unshipped_deprecations(subject):
+        entity = subject.calls.get(element)
+        if not isinstance(entity, Command):
+            continue
+        for name in _replacements(subject, element, note):
+            if not isinstance(subject.calls[name], Command):
+                continue
+            text = f"{note}\n{subject.listed(element)}"
+            for was, now in _renames(subject, element, name):
+                if mentions(text, was):
+                    continue
+                message = (
+                    f"{element} is to be replaced by {name}, which {now}; the note about it does "
+                    f"not mention '{was}'"
+                )
+                # each argument is a thing of its own
+                found = f"{element}.{was}"
+                place = subject.new_side.place(element)
+                if difference is not None:
+                    place = difference.new
+                yield subject.note(
+                    rule,
+                    message,
+                    found,
+                    old=subject.old_side.place(element),
+                    new=place,
+                    path=(element, was),
+                )
+
+
+def _renames(subject: Subject, old: str, new: str) -> Iterator[tuple[str, str]]:
+    """Give the arguments of a command that its replacement has not, or has in another form."""
+    was, now = subject.arguments(old), subject.arguments(new)
+    # what leaks into the old command just now is no argument that its clients know
+    known = subject.arguments(old, old=True) or was
+    side = subject.new_side
+    for name, member in was.items():
+        text = type_text(side, member.type)
+        after = now.get(name)
+        if after is None:
+            near = difflib.get_close_matches(name, [key for key in now if key not in known], 1, 0.8)
+            if near:
+                form = type_text(side, now[near[0]].type)
+                yield name, f"has '{near[0]}' ({form}) for '{name}' ({text})"
+            else:
+                yield name, f"has no '{name}'"
+        elif text != type_text(side, after.type):
+            yield name, f"has '{name}' as {type_text(side, after.type)}, not {text}"
+
+
+# -- something goes ------------------------------------------------------------------------------
+
+
+def _removed(subject: Subject) -> Iterator[tuple[Difference, str]]:
+    """Give what is gone and was protected, with its name in a sentence."""
+    for difference in subject.differences:
+        if difference.kind not in _REMOVALS or subject.experimental(difference):
+            continue
+        if difference.kind is Kind.VALUE_REMOVED and difference.direction is not Direction.SENDS:
+            # what QEMU sends no longer breaks nobody
+            continue
+        if not any(map(subject.released, difference.roots)):
+            continue
+        title = _REMOVALS[difference.kind].format(name=difference.name, element=difference.element)
+        yield difference, title
+
+
+def _was_deprecated(subject: Subject, difference: Difference) -> bool:
+    if part_is_deprecated(difference.old_part):
+        return True
+    if all(part_is_deprecated(subject.old.entities.get(root)) for root in difference.roots):
+        return True
+    notes = subject.context.old_deprecation_notes
+    if notes is not None and _noted(notes, difference):
+        return True
+    return any(subject.past.first_deprecated(element) for element in _protected(difference))
+
+
+def _protected(difference: Difference) -> tuple[str, str]:
+    return difference.element, difference.root
+
+
+def _noted(notes: str, difference: Difference) -> bool:
+    """Whether a list of deprecations has an entry that names command and member."""
+    return any(
+        mentions(line, difference.root)
+        and (difference.name == difference.root or mentions(line, difference.name))
+        for line in re.split(r"\n\s*\n", notes)
+    )
+
+
+def _without_deprecation(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    for difference, title in _removed(subject):
+        if subject.gap and subject.past.first(difference.root) is None:
+            # one of the releases in between may have deprecated it
+            continue
+        if not _was_deprecated(subject, difference):
+            yield subject.about(rule, f"{title} goes without having been deprecated", difference)
+
+
+def _too_early(rule: Rule, subject: Subject) -> Iterator[Finding]:
+    release, window = subject.context.release, subject.context.window
+    if release is None:
+        return
+    for difference, title in _removed(subject):
+        since = _deprecated_since(subject, difference)
+        if since is None or branch(since) > branch(release):
+            continue
+        count = releases_between(since, release)
+        if count < window:
+            message = (
+                f"{title} goes in {release}, after {count} of {window} releases in which it is "
+                f"deprecated (since {since})"
+            )
+            yield subject.about(rule, message, difference)
+
+
+def _deprecated_since(subject: Subject, difference: Difference) -> str | None:
+    """Return the release that deprecated something, from history or from the list."""
+    found = [subject.past.first_deprecated(element) for element in _protected(difference)]
+    known = [since for since in found if since is not None]
+    if known:
+        return min(known, key=branch)
+    notes = subject.context.old_deprecation_notes
+    for part in re.split(r"\n\s*\n", notes or ""):
+        since = re.search(r"since:?\s+(\d+\.\d+)", part, re.IGNORECASE)
+        if since and _noted(part, difference):
+            return since[1]
+    return None
+
+
+_REMOVAL_COMPANIONS = (
+    "command-removed",
+    "event-removed",
+    "argument-removed",
+    "argument-value-removed",
+    "result-removed",
+    "result-removed-optional",
+)
+_NEW_COMPANIONS = ("became-deprecated", "command-added")
+
+register(
+    Rule(
+        "deprecated-gained-member",
+        Level.RISKY,
+        Taxonomy("argument", Direction.SENDS, "added"),
+        "A deprecated command that grows gives clients a reason to stay with it.",
+        "Add the member to the replacement only.",
+        DEPRECATED_ALONE,
+        DEPRECATED_NESTED,
+        _gained_member,
+        alone="what a deprecated command loses is judged as any removal is",
+        one_way="what a deprecated command returns beyond need binds nobody",
+        companions=("argument-added", "argument-added-required", "leak-through-base"),
+    )
+)
+register(
+    Rule(
+        "leak-through-base",
+        Level.RISKY,
+        Taxonomy("argument", Direction.SENDS, "added"),
+        "A member of a type that a deprecated command shares with its successor becomes a member "
+        "of both, whether meant or not.",
+        "Split the type: what both have into a common base, the new member into the type of the "
+        "command that is meant.",
+        LEAKING,
+        SPLIT_BASE,
+        _leak,
+        alone="a shared type that shrinks is judged as a removal from each command",
+        one_way="what a deprecated command returns beyond need binds nobody",
+        companions=(
+            "argument-added",
+            "argument-added-required",
+            "deprecated-gained-member",
+            "command-added",
+        ),
+    )
+)
+register(
+    Rule(
+        "replacement-not-shipped",
+        Level.RISKY,
+        Taxonomy("deprecation", Direction.NONE, "added"),
+        "Clients that avoid what is deprecated need a release in which the replacement is stable.",
+        "Ship the replacement first, and deprecate one release later.",
+        REPLACED_BY_NEW,
+        REPLACED_BY_OLD,
+        _not_shipped,
+        alone="a deprecation that is withdrawn needs no replacement",
+        companions=_NEW_COMPANIONS,
+    )
+)
+register(
+    Rule(
+        "deprecation-without-note",
+        Level.NOTICE,
+        Taxonomy("deprecation", Direction.NONE, "missing"),
+        "Who meets a deprecation has to find what to use instead.",
+        "Document the feature 'deprecated' where it is declared, and list it.",
+        NOTE_MISSING,
+        NOTE_IN_LIST,
+        _without_note,
+        alone="a note about what is not deprecated is an error of the schema",
+        companions=("became-deprecated",),
+    )
+)
+register(
+    Rule(
+        "migration-note-lacks-rename",
+        Level.NOTICE,
+        Taxonomy("deprecation", Direction.NONE, "missing"),
+        "To change the command's name alone does not do if arguments change as well.",
+        "Tell, for each argument that the replacement lacks or has in another form, what to send.",
+        RENAME_UNNOTED,
+        RENAME_NOTED,
+        _lacks_rename,
+        alone="a note that tells more than it must does no harm",
+        companions=("became-deprecated", "replacement-not-shipped"),
+    )
+)
+register(
+    Rule(
+        "removed-without-deprecation",
+        Level.BREAKING,
+        Taxonomy("deprecation", Direction.NONE, "removed"),
+        "Clients had no release in which to notice that it would go.",
+        "Keep it and deprecate it; remove it when the window is over.",
+        REMOVED_AT_ONCE,
+        REMOVED_LATER,
+        _without_deprecation,
+        alone="to add something needs no announcement",
+        companions=_REMOVAL_COMPANIONS,
+    )
+)
+register(
+    Rule(
+        "removed-before-two-releases",
+        Level.BREAKING,
+        Taxonomy("deprecation", Direction.NONE, "removed"),
+        "The policy promises a number of releases, two unless said otherwise, between deprecation "
+        "and removal.",
+        "Wait with the removal until the window is over.",
+        REMOVED_EARLY,
+        REMOVED_IN_TIME,
+        _too_early,
+        alone="there is no latest release for a removal",
+        companions=_REMOVAL_COMPANIONS,
+    )
+)
