@@ -45,6 +45,7 @@ SESSIONS = {
         start("x" * 107),
         STOP,
         start("x" * 109),
+        start("."),
         start("x" * 200),
         start("nbd.sock"),
         STOP,
