@@ -92,6 +92,8 @@ def replies(review: Review) -> list[Reply]:
         found.insert(0, _reply(top, [*_attribution(top), *_whole(whole), *_signature()]))
     elif not found:
         clean = f"Nothing to object to in the interface{_for(review)}."
+        if not any(step.step.applying.files for step in review.steps):
+            clean = "No file of the schema is changed, so the interface stays as it is."
         found.append(_reply(top, [*_attribution(top), *_wrapped(clean), *_signature()]))
     return found
 

@@ -18,6 +18,15 @@ from nbexport.review.patch import parse_series
 from nbexport.review.report import as_mail, replies
 from nbexport.review.report.quoting import quoted
 
+COMMENT = """\
+--- a/qapi/control.json
++++ b/qapi/control.json
+@@ -1,2 +1,3 @@
+ # SPDX-License-Identifier: Apache-2.0
++# one more comment
+
+"""
+
 
 @pytest.fixture(scope="module")
 def v5():
@@ -125,9 +134,10 @@ def test_the_sixth_revision_has_no_leak_left():
 
 
 def test_where_nothing_is_found_it_says_so():
-    review = reviewed(mail(diff("v6", "v6") or "diff --git a/x.c b/x.c\nold mode 1\nnew mode 2\n"))
-    (reply,) = replies(review)
-    assert "Nothing to object to in the interface for 5.2." in str(reply)
+    (reply,) = replies(reviewed(mail("diff --git a/x.c b/x.c\nold mode 1\nnew mode 2\n")))
+    assert "No file of the schema is changed" in str(reply)
+    (reply,) = replies(reviewed(mail(COMMENT), "release:7.2", release="8.0"))
+    assert "Nothing to object to in the interface for 8.0." in str(reply)
 
 
 def test_a_patch_without_headers_is_answered_as_well():
