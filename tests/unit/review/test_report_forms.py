@@ -196,6 +196,14 @@ def test_annotations_name_files_as_the_patch_does():
     assert "::warning file=qapi/block-export.json,line=56," in text
 
 
+def test_annotations_name_files_from_the_folder_of_the_workflow(tmp_path, monkeypatch):
+    finding = replace(LEAK, new=Place(str(tmp_path / "qapi" / "x.json"), 1))
+    review = replace(CLEAN, findings=(finding,))
+    assert f"file={tmp_path}/qapi/x.json," in as_github(review)
+    monkeypatch.chdir(tmp_path)
+    assert "file=qapi/x.json," in as_github(review)
+
+
 # -- JUnit ----------------------------------------------------------------------------------------
 
 
