@@ -200,14 +200,21 @@ def review_schemas(
 
 
 def review_patches(patched: PatchedSchemas, settings: Settings) -> Review:
-    """Review a series patch by patch and as a whole."""
+    """Review a series patch by patch and as a whole.
+
+    What a patch leaves as the one before it did is a finding of the earlier one only.
+    """
     steps = []
+    said: frozenset[str] = frozenset()
     for step in patched.steps:
         if step.old is step.new:
             steps.append(StepReview(step, ()))
             continue
         kept, ignored, _ = _judged(step.old, step.new, settings, step.notes)
-        steps.append(StepReview(step, tuple(kept), tuple(ignored)))
+        # rules about a state find it after each patch; the one that brought it is to be told
+        fresh = tuple(finding for finding in kept if finding.fingerprint not in said)
+        steps.append(StepReview(step, fresh, tuple(ignored)))
+        said = frozenset(finding.fingerprint for finding in kept)
     if len(steps) == 1:
         found, passed = list(steps[0].findings), list(steps[0].ignored)
     else:

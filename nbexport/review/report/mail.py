@@ -203,7 +203,7 @@ class _Speaker:
     """Words for findings, in the order in which they are said: nothing is said twice.
 
     Args:
-        review: tells what a later patch mends; None where that is no question.
+        review: tells what the series as a whole does; None where that is no question.
         findings: all of a mail.
     """
 
@@ -259,8 +259,8 @@ class _Speaker:
         if finding.rule not in self._advised and finding.advice:
             self._advised.add(finding.rule)
             sentences.append(_sentence(finding.advice))
-        if self._review is not None and self._review.mended(finding):
-            sentences.append("A later patch of the series mends it.")
+        if self._review is not None and self._review.only_here(finding):
+            sentences.append("The series as a whole does not do this.")
         lines += _wrapped(" ".join(sentences), f"[{label}]")
         if finding in self._likewise:
             lines += _wrapped(_list(self._likewise[finding]))

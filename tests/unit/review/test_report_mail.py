@@ -177,7 +177,7 @@ def test_each_patch_with_remarks_gets_its_reply(tmp_path):
     review = reviewed(series())
     first, *_ = replies(review)
     assert dict(first.headers)["In-Reply-To"] == "<5-1@example.org>"
-    assert "A later patch of the series mends it." in " ".join(str(first).split())
+    assert "The series as a whole does not do this." in " ".join(str(first).split())
     path = tmp_path / "replies"
     path.write_text(as_mail(review))
     with contextlib.closing(mailbox.mbox(path)) as box:
@@ -209,7 +209,7 @@ def test_what_only_the_whole_does_goes_to_the_cover_letter(tmp_path):
     assert "No patch by itself, but the series as a whole does this:" in text
     assert "schema.json:1: " in text
     assert dict(first.headers)["In-Reply-To"] == "<5-1@example.org>"
-    assert "mends it" in " ".join(first.body)
+    assert "as a whole does not do this" in " ".join(first.body)
 
 
 # -- quoting --------------------------------------------------------------------------------------
