@@ -136,6 +136,7 @@ class AlignedReader:
             doc.symbol = line[1:-1]
             if not doc.symbol:
                 raise self._fail("name required after '@'")
+            doc.body.info = self._comment.at(self.index + 1)
         elif not doc.symbol:
             self._append(line)
         elif self._is_name(line):
@@ -448,6 +449,8 @@ class SectionReader:
             self._plain = True
         elif self._section.lines:
             self._section.lines.append("")
+        else:
+            self._section.info = self._info()
         while line:
             self._section.lines.append(line)
             line = self._next()

@@ -169,7 +169,7 @@ class Comparer:
             How the set of values changed, as far as it does not follow from the pairs of types
             that the edges lead to.
         """
-        gained, lost, edges = self._relate(old, new, suffix, steps)
+        gained, lost, edges = self._relate(old, new, suffix, steps, ())
         if gained and lost:
             return Kind.TYPE_CHANGED, edges
         if gained:
@@ -177,8 +177,17 @@ class Comparer:
         return Kind.TYPE_NARROWED if lost else None, edges
 
     def _relate(
-        self, old: Type, new: Type, suffix: str, steps: tuple[str, ...]
+        self,
+        old: Type,
+        new: Type,
+        suffix: str,
+        steps: tuple[str, ...],
+        inside: tuple[tuple[Type, Type], ...],
     ) -> tuple[bool, bool, list[Edge]]:
+        if (old, new) in inside:
+            # an alternate with a list of itself
+            return False, False, []
+        inside = (*inside, (old, new))
         was, now = self.old.choices(old), self.new.choices(new)
         edges: list[Edge] = []
         if isinstance(old, AlternateType) and isinstance(new, AlternateType):
@@ -203,7 +212,7 @@ class Comparer:
                 assert isinstance(before, ArrayType)
                 assert isinstance(after, ArrayType)
                 more, less, below = self._relate(
-                    before.element, after.element, f"{suffix}[]", steps
+                    before.element, after.element, f"{suffix}[]", steps, inside
                 )
                 edges += below
             gained |= more

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nbexport.qapi.model import AlternateType, BuiltinType, EnumType, ObjectType
+from nbexport.qapi.source import QapiError
 from nbexport.qapi.validate import ANY_INTEGER
 from nbexport.review.finding import Place
 
@@ -31,6 +32,8 @@ Tags = tuple[tuple[str, str], ...]
 """Values of the tags that choose a case: ``(("driver", "qcow2"),)``."""
 
 ANY = "any"
+# Of nested unions each combination is a case. QEMU 10.0 has 49 at most; this many take some 10 MB.
+MAX_CASES = 10_000
 # The values that an integer type takes. QEMU takes negative numbers for a uint64, modulo 2**64;
 # `size` is a uint64 in JSON.
 _RANGES = {
@@ -119,6 +122,8 @@ class Side:
                     for name, slot in case.slots.items()
                 }
                 found.append(Case((choice, *case.tags), common | slots))
+                if len(found) > MAX_CASES:
+                    raise QapiError(kind.info, f"{kind.describe()} has over {MAX_CASES} branches")
         return found or [Case((), common)]
 
     def features(self, part: Entity | Member | EnumMember) -> dict[str, Feature]:
@@ -227,10 +232,19 @@ def compare_conditions(old: Condition, new: Condition) -> tuple[bool, bool]:
 _MAX_SYMBOLS = 10
 
 
-def type_text(side: Side, kind: Type) -> str:
-    """Return a type in the notation of the language; short enumerations by their values."""
+def type_text(side: Side, kind: Type, *, inside: tuple[Type, ...] = ()) -> str:
+    """Return a type in the notation of the language; short enumerations by their values.
+
+    Args:
+        side: the schema that it is of.
+        kind: the type.
+        inside: the alternates that it is part of; one that holds itself is shown by its name.
+    """
+    if isinstance(kind, AlternateType) and kind not in inside:
+        choices = side.choices(kind).values()
+        return " or ".join(type_text(side, one, inside=(*inside, kind)) for one in choices)
     if isinstance(kind, AlternateType):
-        return " or ".join(type_text(side, choice) for choice in side.choices(kind).values())
+        return kind.name
     if isinstance(kind, EnumType):
         values = list(side.values(kind))
         return "|".join(values) if len(values) <= _VALUES_SHOWN else kind.name
@@ -241,7 +255,7 @@ def type_text(side: Side, kind: Type) -> str:
     if isinstance(kind, BuiltinType):
         return "int" if kind.name == ANY_INTEGER else kind.name
     array: ArrayType = kind  # type: ignore[assignment]  # the only kind left
-    return f"[{type_text(side, array.element)}]"
+    return f"[{type_text(side, array.element, inside=inside)}]"
 
 
 _VALUES_SHOWN = 4

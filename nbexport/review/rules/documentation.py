@@ -30,8 +30,7 @@ def mentioned(doc: Doc) -> Iterator[tuple[str, int, str]]:
 
     The section is the member that the text is about, empty for text about the whole.
     """
-    # the text of the whole begins behind the line of its name
-    sections = [("", doc.body, doc.body.info.line + (2 if doc.symbol else 1))]
+    sections = [("", doc.body, doc.body.info.line)]
     sections += [(name, part, part.info.line) for name, part in doc.members.items()]
     sections += [("", part, part.info.line) for part in doc.features.values()]
     sections += [("", part, part.info.line) for part in doc.sections]
@@ -202,9 +201,9 @@ def _undocumented(rule: Rule, subject: Subject) -> Iterator[Finding]:
         return
     for entity in subject.new.entities.values():
         doc, info = entity.doc, entity.info
-        if doc is None or info is None or entity.name in info.pragmas.documentation_exceptions:
-            continue
         before = subject.old.entities.get(entity.name)
+        if doc is None or info is None or _excused(entity) or (before and _excused(before)):
+            continue
         old = {} if before is None else _local(subject.old, before)
         documented = before.doc.members if before is not None and before.doc else {}
         for name, line in _local(subject.new, entity).items():
@@ -218,6 +217,12 @@ def _undocumented(rule: Rule, subject: Subject) -> Iterator[Finding]:
                 new=_line(entity, line),
                 path=(entity.name, name),
             )
+
+
+def _excused(entity: Entity) -> bool:
+    """Whether a pragma says that a definition's parts need no documentation."""
+    info = entity.info
+    return info is not None and entity.name in info.pragmas.documentation_exceptions
 
 
 def _local(schema: Schema, entity: Entity) -> dict[str, int]:

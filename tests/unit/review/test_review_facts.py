@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from golden_review import schema
 
+from nbexport.qapi import QapiError
 from nbexport.resources import data_path
 from nbexport.review.compare import Kind
 from nbexport.review.facts import differences
 from nbexport.review.finding import Direction
+from nbexport.review.wire import Side
 from nbexport.sources.load import load
 
 
@@ -100,6 +102,35 @@ def test_a_type_that_refers_to_itself():
         ("member-added", "sends", "set-node.size"),
         ("member-added", "receives", "get-node.returns.size"),
     ]
+
+
+def test_an_alternate_that_holds_itself():
+    text = "{ 'alternate': 'Tree', 'data': { 'leaf': 'str', 'trees': ['Tree']%s } }"
+    text += "{ 'command': 'plant', 'data': { 'a': 'Tree' } }"
+    assert found(text % "", text % "") == []
+    (widened,) = compared(text % "", text % ", 'none': 'null'")
+    assert (widened.kind, widened.element) == (Kind.TYPE_WIDENED, "plant.a")
+    assert (widened.was, widened.now) == ("str or [Tree]", "str or [Tree] or null")
+
+
+def nested(levels):
+    """Unions in unions: each level doubles the combinations."""
+    text = "{ 'enum': 'Kind', 'data': ['one', 'two'] }{ 'struct': 'Level0', 'data': {} }"
+    for level in range(1, levels + 1):
+        text += (
+            f"{{ 'union': 'Level{level}', 'base': {{ 'kind-{level}': 'Kind' }},"
+            f"  'discriminator': 'kind-{level}',"
+            f"  'data': {{ 'one': 'Level{level - 1}', 'two': 'Level{level - 1}' }} }}"
+        )
+    return text + f"{{ 'command': 'go', 'data': 'Level{levels}', 'boxed': true }}"
+
+
+def test_combinations_have_a_bound():
+    one = schema(nested(6))
+    assert differences(one, schema(nested(6))) == []
+    assert len(Side(one, conditional=True).cases(one.command("go").arg_type)) == 64
+    with pytest.raises(QapiError, match="over 10000 branches"):
+        differences(schema(nested(14)), schema(nested(14)))
 
 
 def test_a_type_used_both_ways_is_judged_in_both():
