@@ -13,7 +13,6 @@ from nbexport.cli.review_rules import rules_command
 from nbexport.errors import NbexportError, UsageError
 from nbexport.qapi import parse_release
 from nbexport.review.finding import Level
-from nbexport.review.patch import apply_series, read_patch
 from nbexport.review.policy import FILE_NAME, Policy, find_policy, read_policy
 from nbexport.review.report import (
     as_github,
@@ -25,15 +24,7 @@ from nbexport.review.report import (
     json_schema,
     replies,
 )
-from nbexport.review.run import (
-    Settings,
-    deprecations_of,
-    difference,
-    review_patches,
-    review_schemas,
-    rule_ids,
-)
-from nbexport.sources import load
+from nbexport.review.run import Settings, review_change, review_sources, rule_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,6 +186,7 @@ def review_command(
     OLD and NEW are schema sources: a schema file or folder, git:REPO@REV[:path], qmp:PATH or
     qmp:HOST:PORT (a running monitor), release:7.2 (the package's own data), or a JSON file with an
     answer to query-qmp-schema. A monitor and an answer tell neither documentation nor lines.
+    multiple-bitmaps/base, /v3 to /v6 are revisions of a series that travel with the package.
 
     A patch is applied in memory onto BASE, a source that is text. It is a diff, a mail, or a
     mailbox: then patches are taken by their numbers, replies are left aside, and each patch and
@@ -227,19 +219,18 @@ def review_command(
             None if fail_on is None else Level[fail_on.upper()],
         )
         if patch is not None or form == "mail":
-            patched = apply_series(
-                read_patch(patch) if patch is not None else difference(*sources),
+            found = review_change(
                 sources[0],
+                sources[-1],
+                patch or "",
+                settings,
                 strip=strip,
                 context=context,
                 defines=symbols,
                 as_of=as_of,
             )
-            found = review_patches(patched, settings)
         else:
-            old, new = (load(source, defines=symbols, as_of=as_of) for source in sources)
-            notes = deprecations_of(sources[0]), deprecations_of(sources[1])
-            found = review_schemas(old, new, settings, notes=notes)
+            found = review_sources(sources[0], sources[1], settings, defines=symbols, as_of=as_of)
     except UsageError as error:
         raise click.UsageError(f"{error}.", context_) from error
     except NbexportError as error:

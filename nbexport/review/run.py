@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,10 @@ from nbexport.sources.text import TextSource
 from nbexport.timeline import releases as known
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from nbexport.review.finding import Finding
-    from nbexport.review.patch import PatchedSchemas, Series
+    from nbexport.review.patch import PatchedSchemas
     from nbexport.review.policy import Ignored
     from nbexport.sources import LoadedSchema
 
@@ -96,8 +98,22 @@ def find_source(name: str) -> str:
     return name
 
 
-def review_sources(old: str, new: str, settings: Settings | None = None) -> Review:
+def review_sources(
+    old: str,
+    new: str,
+    settings: Settings | None = None,
+    *,
+    defines: Collection[str] | None = None,
+    as_of: tuple[int, ...] | None = None,
+) -> Review:
     """Load two schema sources and review the change between them.
+
+    Args:
+        old: a source, or the name of a revision as `find_source` knows it.
+        new: another one.
+        settings: how to review.
+        defines: configuration symbols of the build; None defines all that occur.
+        as_of: the release by whose rules text is read, None for that of its tree.
 
     Raises:
         QapiError: one of them is no schema.
@@ -106,17 +122,38 @@ def review_sources(old: str, new: str, settings: Settings | None = None) -> Revi
     """
     sources = find_source(old), find_source(new)
     notes = deprecations_of(sources[0]), deprecations_of(sources[1])
-    return review_schemas(load(sources[0]), load(sources[1]), settings or Settings(), notes=notes)
+    schemas = [load(source, defines=defines, as_of=as_of) for source in sources]
+    found = review_schemas(schemas[0], schemas[1], settings or Settings(), notes=notes)
+    return replace(found, old=_named(old, schemas[0]), new=_named(new, schemas[1]))
 
 
-def review_change(old: str, new: str, patch: str = "", settings: Settings | None = None) -> Review:
+def _named(name: str, loaded: LoadedSchema) -> str:
+    """Return what to call a source: a revision of the package by its name, others as they are."""
+    return name if find_source(name) != name else loaded.name
+
+
+def review_change(
+    old: str,
+    new: str,
+    patch: str = "",
+    settings: Settings | None = None,
+    *,
+    strip: int | None = None,
+    context: int | None = None,
+    defines: Collection[str] | None = None,
+    as_of: tuple[int, ...] | None = None,
+) -> Review:
     """Review a patch on top of a source; without one, the patch that leads to another source.
 
     Args:
-        old: the source that the patch is for.
+        old: the source that the patch is for, or the name of a revision.
         new: another source, of which the patch is made where none is given.
-        patch: a file with a diff, a mail or a series; empty for none.
+        patch: a file with a diff, a mail or a series, ``-`` for standard input; empty for none.
         settings: how to review.
+        strip: leading folders of the patch's names that are left out, ``git apply -p``.
+        context: lines of context that must match, ``git apply -C``; None for all.
+        defines: configuration symbols of the build; None defines all that occur.
+        as_of: the release by whose rules text is read, None for that of its tree.
 
     Raises:
         PatchError: the patch cannot be read or does not apply.
@@ -125,20 +162,14 @@ def review_change(old: str, new: str, patch: str = "", settings: Settings | None
         UsageError: a source is no text, or nothing differs.
     """
     base = find_source(old)
-    series = read_patch(patch) if patch else difference(base, find_source(new))
-    return review_patches(apply_series(series, base), settings or Settings())
-
-
-def difference(old: str, new: str) -> Series:
-    """Return the patch that leads from one source to another.
-
-    Raises:
-        QapiError: one of them is no schema.
-        SourceError: one of them cannot be had.
-        UsageError: one of them is no text, or nothing differs.
-    """
-    text = make_patch(old, new).encode("utf-8", "surrogateescape")
-    return parse_series(text, name=f"{old} to {new}")
+    if patch:
+        series = read_patch(patch)
+    else:
+        text = make_patch(base, find_source(new)).encode("utf-8", "surrogateescape")
+        series = parse_series(text, name=f"{old} to {new}")
+    patched = apply_series(series, base, strip=strip, context=context, defines=defines, as_of=as_of)
+    found = review_patches(patched, settings or Settings())
+    return replace(found, old=old, new=f"{old} with {series.name}" if patch else new)
 
 
 def review_schemas(
@@ -169,14 +200,21 @@ def review_schemas(
 
 
 def review_patches(patched: PatchedSchemas, settings: Settings) -> Review:
-    """Review a series patch by patch and as a whole."""
+    """Review a series patch by patch and as a whole.
+
+    What a patch leaves as the one before it did is a finding of the earlier one only.
+    """
     steps = []
+    said: frozenset[str] = frozenset()
     for step in patched.steps:
         if step.old is step.new:
             steps.append(StepReview(step, ()))
             continue
         kept, ignored, _ = _judged(step.old, step.new, settings, step.notes)
-        steps.append(StepReview(step, tuple(kept), tuple(ignored)))
+        # rules about a state find it after each patch; the one that brought it is to be told
+        fresh = tuple(finding for finding in kept if finding.fingerprint not in said)
+        steps.append(StepReview(step, fresh, tuple(ignored)))
+        said = frozenset(finding.fingerprint for finding in kept)
     if len(steps) == 1:
         found, passed = list(steps[0].findings), list(steps[0].ignored)
     else:

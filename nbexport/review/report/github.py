@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def _annotation(finding: Finding, names: dict[str, str]) -> str:
     place = finding.new or finding.old
     properties = {"title": finding.rule}
     if place is not None:
-        name = names.get(normpath(place.file), place.file)
+        name = _from_here(names.get(normpath(place.file), place.file))
         properties = {"file": name, "line": str(place.line)} | properties
     listed = ",".join(f"{key}={escape(value, ',:')}" for key, value in properties.items())
     parts = [finding.message]
@@ -48,6 +49,14 @@ def _annotation(finding: Finding, names: dict[str, str]) -> str:
     if finding.advice:
         parts.append(finding.advice)
     return f"::{_COMMANDS[finding.level]} {listed}::{escape(chr(10).join(parts))}"
+
+
+def _from_here(name: str) -> str:
+    """Return a file's name from the current folder, where a workflow has its checkout."""
+    path = Path(name)
+    here = Path.cwd()
+    inside = path.is_absolute() and path.is_relative_to(here)
+    return path.relative_to(here).as_posix() if inside else name
 
 
 def escape(text: str, more: str = "") -> str:

@@ -92,6 +92,8 @@ def replies(review: Review) -> list[Reply]:
         found.insert(0, _reply(top, [*_attribution(top), *_whole(whole), *_signature()]))
     elif not found:
         clean = f"Nothing to object to in the interface{_for(review)}."
+        if not any(step.step.applying.files for step in review.steps):
+            clean = "No file of the schema is changed, so the interface stays as it is."
         found.append(_reply(top, [*_attribution(top), *_wrapped(clean), *_signature()]))
     return found
 
@@ -201,7 +203,7 @@ class _Speaker:
     """Words for findings, in the order in which they are said: nothing is said twice.
 
     Args:
-        review: tells what a later patch mends; None where that is no question.
+        review: tells what the series as a whole does; None where that is no question.
         findings: all of a mail.
     """
 
@@ -257,8 +259,8 @@ class _Speaker:
         if finding.rule not in self._advised and finding.advice:
             self._advised.add(finding.rule)
             sentences.append(_sentence(finding.advice))
-        if self._review is not None and self._review.mended(finding):
-            sentences.append("A later patch of the series mends it.")
+        if self._review is not None and self._review.only_here(finding):
+            sentences.append("The series as a whole does not do this.")
         lines += _wrapped(" ".join(sentences), f"[{label}]")
         if finding in self._likewise:
             lines += _wrapped(_list(self._likewise[finding]))

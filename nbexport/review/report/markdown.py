@@ -52,7 +52,7 @@ def _lines(review: Review) -> Iterator[str]:
             elif not step.findings:
                 yield "No findings."
             for finding in step.findings:
-                yield from _item(finding, mended=review.mended(finding))
+                yield from _item(finding, only_here=review.only_here(finding))
             yield ""
         if review.whole_only:
             yield "## Only the series as a whole"
@@ -80,7 +80,7 @@ def _items(findings: Sequence[Finding]) -> Iterator[str]:
         yield from _item(finding)
 
 
-def _item(finding: Finding, *, mended: bool = False) -> Iterator[str]:
+def _item(finding: Finding, *, only_here: bool = False) -> Iterator[str]:
     place = finding.new or finding.old
     where = f" ({code(str(place))})" if place is not None else ""
     yield f"- **{finding.level}** {code(finding.rule)}: {escaped(finding.message)}{where}"
@@ -90,5 +90,5 @@ def _item(finding: Finding, *, mended: bool = False) -> Iterator[str]:
         yield f"  - also {', '.join(map(code, finding.also))}"
     if finding.advice and finding.advice != NOTHING:
         yield f"  - {escaped(finding.advice)}"
-    if mended:
-        yield "  - A later patch of the series mends it."
+    if only_here:
+        yield "  - The series as a whole does not do this."

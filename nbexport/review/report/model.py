@@ -78,8 +78,8 @@ class Review:
         own = {finding.fingerprint for step in self.steps for finding in step.findings}
         return tuple(finding for finding in self.findings if finding.fingerprint not in own)
 
-    def mended(self, finding: Finding) -> bool:
-        """Whether a later patch of the series undoes what a patch does."""
+    def only_here(self, finding: Finding) -> bool:
+        """Whether a patch does what the series as a whole does not do."""
         return finding.fingerprint not in self.lasting
 
 

@@ -97,7 +97,7 @@ def _patch(review: Review, item: StepReview) -> dict[str, Any]:
         "skipped": list(applying.skipped),
         "counts": _counts(item.findings),
         "findings": [
-            finding_object(finding) | {"mended": review.mended(finding)}
+            finding_object(finding) | {"only_here": review.only_here(finding)}
             for finding in item.findings
         ],
         "ignored": _ignored(item.ignored),

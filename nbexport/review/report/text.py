@@ -70,7 +70,7 @@ def _lines(review: Review, style: Style) -> Iterator[str]:
                 yield "  changes no file of the schema"
             for finding in step.findings:
                 yield ""
-                yield from _paragraph(finding, style, mended=review.mended(finding))
+                yield from _paragraph(finding, style, only_here=review.only_here(finding))
             yield ""
         if findings:
             yield style("Only the series as a whole", "title") + f": {counted(findings)}"
@@ -96,7 +96,7 @@ def summary(review: Review) -> str:
     return f"{about}{release}: {counted(review.findings)}{passed}"
 
 
-def _paragraph(finding: Finding, style: Style, *, mended: bool = False) -> Iterator[str]:
+def _paragraph(finding: Finding, style: Style, *, only_here: bool = False) -> Iterator[str]:
     place = finding.new or finding.old
     where = f"{place}: " if place is not None else ""
     level = style(str(finding.level), str(finding.level))
@@ -109,8 +109,8 @@ def _paragraph(finding: Finding, style: Style, *, mended: bool = False) -> Itera
         yield from _wrapped("was", str(finding.old))
     if finding.advice and finding.advice != NOTHING:
         yield from _wrapped("fix", finding.advice)
-    if mended:
-        yield "  a later patch of the series mends it"
+    if only_here:
+        yield "  the series as a whole does not do this"
     yield f"  fingerprint {finding.fingerprint}"
 
 

@@ -119,6 +119,12 @@ def test_an_introspection_is_not_blamed_for_lacking_words(tmp_path):
         assert name in RULES
 
 
+def test_revisions_of_the_package_are_sources():
+    text = run("multiple-bitmaps/base", "multiple-bitmaps/v6", "--release", "5.2").output
+    last = text.splitlines()[-1]
+    assert last.startswith("multiple-bitmaps/base -> multiple-bitmaps/v6 for release 5.2: ")
+
+
 # -- patches --------------------------------------------------------------------------------------
 
 

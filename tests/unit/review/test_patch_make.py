@@ -73,5 +73,6 @@ def test_a_change_is_reviewed_from_sources_or_from_a_file(tmp_path):
         item.fingerprint for item in made.findings
     ]
     assert given.findings == made.findings
+    assert (pair.old, pair.new) == (made.old, made.new) == names
     assert pair.steps == ()
     assert len(made.steps) == 1

@@ -99,8 +99,16 @@ def test_a_series_is_told_patch_by_patch(series):
     lines = as_text(series).splitlines()
     titles = [line for line in lines if re.match(r"\d/2 nbd: ", line)]
     assert [line[:3] for line in titles] == ["1/2", "2/2"]
-    assert "  a later patch of the series mends it" in lines
+    assert "  the series as a whole does not do this" in lines
     assert not any("leak" in line for line in lines[lines.index(titles[1]) :])
+
+
+def test_what_stays_is_told_of_the_patch_that_brought_it(series):
+    first, second = ({finding.rule for finding in step.findings} for step in series.steps)
+    whole = {finding.rule for finding in series.findings}
+    assert "replacement-not-shipped" in first & whole
+    assert "replacement-not-shipped" not in second
+    assert not any(item.rule == "replacement-not-shipped" for item in series.whole_only)
 
 
 # -- JSON -----------------------------------------------------------------------------------------
@@ -155,8 +163,8 @@ def test_json_has_everything_of_a_finding(series):
     assert (report["failed"], report["counts"]["risky"]) == (True, 1)
     patches = json.loads(as_json(series))["patches"]
     assert [patch["message_id"] for patch in patches] == ["<5-1@example.org>", "<5-2@example.org>"]
-    mended = [finding["rule"] for finding in patches[0]["findings"] if finding["mended"]]
-    assert "leak-through-base" in mended
+    passing = [item["rule"] for item in patches[0]["findings"] if item["only_here"]]
+    assert "leak-through-base" in passing
 
 
 # -- Markdown -------------------------------------------------------------------------------------
@@ -194,6 +202,14 @@ def test_annotations_are_escaped_and_leave_news_out():
 def test_annotations_name_files_as_the_patch_does():
     text = as_github(reviewed(diff("base", "v5")))
     assert "::warning file=qapi/block-export.json,line=56," in text
+
+
+def test_annotations_name_files_from_the_folder_of_the_workflow(tmp_path, monkeypatch):
+    finding = replace(LEAK, new=Place(str(tmp_path / "qapi" / "x.json"), 1))
+    review = replace(CLEAN, findings=(finding,))
+    assert f"file={tmp_path}/qapi/x.json," in as_github(review)
+    monkeypatch.chdir(tmp_path)
+    assert "file=qapi/x.json," in as_github(review)
 
 
 # -- JUnit ----------------------------------------------------------------------------------------

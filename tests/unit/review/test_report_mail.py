@@ -18,6 +18,15 @@ from nbexport.review.patch import parse_series
 from nbexport.review.report import as_mail, replies
 from nbexport.review.report.quoting import quoted
 
+COMMENT = """\
+--- a/qapi/control.json
++++ b/qapi/control.json
+@@ -1,2 +1,3 @@
+ # SPDX-License-Identifier: Apache-2.0
++# one more comment
+
+"""
+
 
 @pytest.fixture(scope="module")
 def v5():
@@ -125,9 +134,10 @@ def test_the_sixth_revision_has_no_leak_left():
 
 
 def test_where_nothing_is_found_it_says_so():
-    review = reviewed(mail(diff("v6", "v6") or "diff --git a/x.c b/x.c\nold mode 1\nnew mode 2\n"))
-    (reply,) = replies(review)
-    assert "Nothing to object to in the interface for 5.2." in str(reply)
+    (reply,) = replies(reviewed(mail("diff --git a/x.c b/x.c\nold mode 1\nnew mode 2\n")))
+    assert "No file of the schema is changed" in str(reply)
+    (reply,) = replies(reviewed(mail(COMMENT), "release:7.2", release="8.0"))
+    assert "Nothing to object to in the interface for 8.0." in str(reply)
 
 
 def test_a_patch_without_headers_is_answered_as_well():
@@ -167,7 +177,7 @@ def test_each_patch_with_remarks_gets_its_reply(tmp_path):
     review = reviewed(series())
     first, *_ = replies(review)
     assert dict(first.headers)["In-Reply-To"] == "<5-1@example.org>"
-    assert "A later patch of the series mends it." in " ".join(str(first).split())
+    assert "The series as a whole does not do this." in " ".join(str(first).split())
     path = tmp_path / "replies"
     path.write_text(as_mail(review))
     with contextlib.closing(mailbox.mbox(path)) as box:
@@ -199,7 +209,7 @@ def test_what_only_the_whole_does_goes_to_the_cover_letter(tmp_path):
     assert "No patch by itself, but the series as a whole does this:" in text
     assert "schema.json:1: " in text
     assert dict(first.headers)["In-Reply-To"] == "<5-1@example.org>"
-    assert "mends it" in " ".join(first.body)
+    assert "as a whole does not do this" in " ".join(first.body)
 
 
 # -- quoting --------------------------------------------------------------------------------------
