@@ -32,7 +32,7 @@ def server_table(bench: Bench) -> Table:
     """Say which servers take part, and which were asked for and are not installed."""
     rows = [(name, "takes part") for name in bench.servers]
     rows += [(name, "not installed") for name in bench.missing]
-    return Table(("server", ""), rows)
+    return Table(("server", "state"), rows)
 
 
 def rate_table(rates: Sequence[Rate]) -> Table:

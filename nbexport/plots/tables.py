@@ -50,7 +50,10 @@ class Table:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{html.escape(word)}</th>' for word in self.header)
+        head = "".join(
+            f'<th scope="col">{html.escape(word)}</th>' if word else "<td></td>"
+            for word in self.header
+        )
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(word)}</td>" for word in row) + "</tr>"
             for row in self.rows

@@ -65,7 +65,7 @@ const scrollers = () => {
   for (const box of document.querySelectorAll(".scroll, .output_html, pre")) {
     if (box.scrollWidth > box.clientWidth) {
       box.tabIndex = 0;
-      box.setAttribute("role", "region");
+      box.setAttribute("role", "group");
       box.setAttribute("aria-label", "Scrolls sideways");
     } else {
       for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
