@@ -21,6 +21,7 @@ class Comparison:
         unit: of the samples: ``s`` or ``B``; less is better.
         samples: what was measured for each server, in the order of the rounds.
         target: the ratio to reach against qemu-nbd, None where none was set.
+        limit: what this package's own figure has to stay below, in ``unit``.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Comparison:
     unit: str = "s"
     samples: dict[str, list[float]] = field(default_factory=dict)
     target: float | None = None
+    limit: float | None = None
 
     def add(self, server: str, value: float) -> None:
         """Take one more measurement."""
@@ -54,6 +56,7 @@ class Comparison:
             "medians": {name: self.median(name) for name in self.samples},
             "ratios": {name: self.ratio(name) for name in peers},
             "target": self.target,
+            "limit": self.limit,
         }
 
 
@@ -99,7 +102,10 @@ class Report:
             for name in peers:
                 ratio = comparison.ratio(name)
                 row.append("-" if ratio is None else f"{ratio:.2f}")
-            row.append("" if comparison.target is None else f">= {comparison.target:g}")
+            if comparison.limit is not None:
+                row.append(f"< {_amount(comparison.limit, comparison.unit)}")
+            else:
+                row.append("" if comparison.target is None else f">= {comparison.target:g}")
             rows.append(row)
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
         lines = [

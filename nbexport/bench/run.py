@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import numpy as np
 from nbexport import __version__
 from nbexport.bench.images import Scattered, write_data, write_scattered
 from nbexport.bench.load import pump, requests
+from nbexport.bench.monitors import Load, measure, memory_bound
 from nbexport.bench.report import Comparison, Report
 from nbexport.bench.servers import OURS, Disk, Server, available, can_serve
 from nbexport.errors import PeerError, UsageError
@@ -44,6 +45,7 @@ class Scale:
         written: bytes that are written to an empty image.
         growth: numbers of extents at which the growth is looked at.
         rounds: measurements of each, the servers taking turns.
+        monitors: what is asked of many monitors at once.
     """
 
     disk: int = TiB
@@ -53,9 +55,12 @@ class Scale:
     written: int = 256 * MiB
     growth: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
     rounds: int = 5
+    monitors: Load = field(default_factory=Load)
 
 
-QUICK = Scale(64 * GiB, 2_000, 500, 32 * MiB, 4 * MiB, (1_000, 10_000), 2)
+QUICK = Scale(
+    64 * GiB, 2_000, 500, 32 * MiB, 4 * MiB, (1_000, 10_000), 2, Load(20, 400, 400.0, MiB)
+)
 
 
 def run(
@@ -121,6 +126,7 @@ class _Bench:
             "open": self._open,
             "start": self._start,
             "growth": self._growth,
+            "monitors": self._monitors,
         }
 
     def _measure(
@@ -298,6 +304,27 @@ class _Bench:
                 self._measure(comparison, disk, _mapped)
             found.append(comparison)
         return found
+
+    def _monitors(self) -> list[Comparison]:
+        """Load many monitors of one process, two of them with bad clients."""
+        load = self._scale.monitors
+        shown = f"of {load.commands:,} commands over {load.monitors} monitors"
+        paced = Comparison(
+            "monitor, paced", f"median latency {shown}, {load.rate:,.0f} a second", limit=5e-3
+        )
+        burst = Comparison("monitor, burst", f"until the last answer {shown}, sent at once")
+        memory = Comparison(
+            "monitor, memory", "the most that it had", "B", limit=memory_bound(1, 1)
+        )
+        for number in range(self._scale.rounds):
+            self._progress(f"monitors: {OURS}, round {number + 1}")
+            outcome = measure(self._folder, load)
+            if outcome.lost:
+                raise PeerError(f"{OURS}: {outcome.lost} commands were not answered")
+            paced.add(OURS, outcome.median)
+            burst.add(OURS, outcome.burst_seconds)
+            memory.add(OURS, float(outcome.memory))
+        return [paced, burst, memory]
 
 
 def _mapped(server: Server) -> float:

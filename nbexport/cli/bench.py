@@ -20,7 +20,7 @@ from nbexport.bench.run import QUICK, Scale
 def bench_command(
     *, json_file: str | None, quick: bool, rounds: int | None, only: tuple[str, ...]
 ) -> None:
-    """Compare this package's NBD server with those that are installed.
+    """Compare this package's servers with those that are installed.
 
     \b
       nbexport bench
@@ -28,11 +28,12 @@ def bench_command(
 
     The same client asks each server for the same of the same images, in turns: maps of a 1 TiB
     disk with 100,000 scattered dirty blocks, small requests in flight, sequential and random reads
-    and writes, the time to start, memory, and how a map grows with its extents. What is printed
+    and writes, the time to start, memory, how a map grows with its extents, and 200 monitors of
+    one process that are asked at once beside clients that never read or never end. What is printed
     are medians, and how many times as much each peer needs. The images take some 3 GiB of the
     temporary folder for a while.
 
-    NAME is one of maps, status, reads, copy, writes, open, start, growth.
+    NAME is one of maps, status, reads, copy, writes, open, start, growth, monitors.
     """  # noqa: D301 - click wants the \b itself
     scale = QUICK if quick else Scale()
     if rounds is not None:

@@ -52,6 +52,7 @@ class Dispatcher:
         self.removed = frozenset(removed)
         self.policy = policy or CompatPolicy(release=release)
         self.release = release
+        self._introspection: list[dict[str, Any]] | None = None
         known = {command.name for command in schema.commands()}
         unknown = sorted(set(handlers) - known)
         if unknown:
@@ -107,4 +108,8 @@ class Dispatcher:
         return [{"name": name} for name in reversed(served)]
 
     async def _query_schema(self, _arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self.policy.filter_schema(introspect(self.schema, release=self.release))
+        # nothing of it changes, and what is returned is copied
+        if self._introspection is None:
+            entries = introspect(self.schema, release=self.release)
+            self._introspection = self.policy.filter_schema(entries)
+        return self._introspection

@@ -34,6 +34,14 @@ _KEYWORD = re.compile(rb"[a-z]*")
 _DIGITS = re.compile(rb"[0-9]*")
 _SKIPPED = re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*")
 
+# What most messages are made of, a token at a time, where nothing is unusual about it and the byte
+# that follows cannot belong to it: structure, a plain string, an integer, a keyword.
+_COMMON = re.compile(
+    rb"[ \t\r\n]*(?:([{}\[\]:,])"
+    rb'|("[\x20\x21\x23-\x5b\x5d-\x7f]*")'
+    rb"|((?:-?(?:0|[1-9][0-9]*)|true|false|null)(?=[ \t\r\n,:{}\[\]])))"
+)
+
 _OPENING = {0x7B: 0x7D, 0x5B: 0x5D}
 _DIGIT = frozenset(b"0123456789")
 _NONZERO = frozenset(b"123456789")
@@ -125,7 +133,7 @@ class JsonStream:
             state = self._state
             message: Message | None = None
             if state == _START:
-                message = self._start(data)
+                message = self._common(data) or self._start(data)
             elif state == _STRING:
                 message = self._string(data)
             elif state == _WORD:
@@ -146,7 +154,35 @@ class JsonStream:
                 return message
         return None
 
+    def _common(self, data: bytes) -> Message | None:
+        """Take tokens as long as they are common ones; the rules are those of the other states."""
+        match = _COMMON.match(data, self._position)
+        while match is not None:
+            kind = match.lastindex
+            assert kind is not None
+            start, end = match.span(kind)
+            if end - start > MAX_TOKEN_SIZE:
+                return None
+            self._position = end
+            if kind == 1:
+                message = self._structural(data[start])
+            else:
+                message = self._limits(end - start)
+                if message is None:
+                    builder = self._builder
+                    if kind == 2 and builder.error is None:  # a string
+                        builder.scalar(data[start + 1 : end - 1].decode("ascii"), None)
+                        message = self._complete()
+                    else:
+                        message = self._value(data[start:end])
+            if message is not None:
+                return message
+            match = _COMMON.match(data, end)
+        return None
+
     def _start(self, data: bytes) -> Message | None:
+        if self._position >= len(data):
+            return None
         match = _ORDINARY.match(data, self._position)
         if match:
             self._position = match.end()

@@ -43,6 +43,10 @@ def test_a_quick_run(tmp_path):
     for comparison in report["comparisons"]:
         samples = comparison["samples"]
         other = "qemu-img" if comparison["name"] == "open and map" else "qemu-nbd"
+        if comparison["name"].startswith("monitor"):
+            # the peers serve no monitors
+            assert len(samples["nbexport"]) == report["rounds"]
+            continue
         assert {"nbexport", other} == set(samples) - {"nbdkit"}, comparison["name"]
         assert all(len(values) == report["rounds"] for values in samples.values())
         assert comparison["ratios"][other] > 0
