@@ -119,7 +119,7 @@ class Shell:
     def _until_prompt(self) -> str:
         seen = b""
         deadline = time.monotonic() + TIME_LIMIT
-        while not seen.endswith(b"(QEMU) "):
+        while not seen.endswith((b"(QEMU) ", b"TRANS> ")):
             ready, _, _ = select.select([self._terminal], [], [], deadline - time.monotonic())
             assert ready, seen
             try:
