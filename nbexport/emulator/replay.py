@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Address = str | Path | tuple[str, int]
 
-ANSWER_LIMIT_S = 10.0
+ANSWER_LIMIT_S = 5.0
 """How long an answer is waited for that the recording has."""
 EVENT_LIMIT_S = 1.0
 """How long events are waited for that the recording has after the last answer."""
@@ -270,7 +270,13 @@ class _Player:
     def _connect(self, monitor: int) -> None:
         number = sum(each.monitor == monitor for each in self._all)
         conversation = _Conversation(monitor, number)
-        conversation.socket = _connected(self._addresses[monitor])
+        try:
+            limit = _CONNECT_LIMIT_S if number == 0 else self._answer_limit
+            conversation.socket = _connected(self._addresses[monitor], limit)
+        except PeerError:
+            # a process that has ended meanwhile is seen as missing answers
+            if number == 0:
+                raise
         self._current[monitor] = conversation
         self._all.append(conversation)
 
@@ -426,22 +432,23 @@ def _masked(answer: Answer, names: dict[str, str]) -> tuple[list[Any], Any]:
     return events, reply
 
 
-def _connected(address: Address) -> socket.socket:
+def _connected(address: Address, limit: float) -> socket.socket:
     """Connect; wait for a monitor that another client is leaving, or that is starting."""
-    deadline = time.monotonic() + _CONNECT_LIMIT_S
+    deadline = time.monotonic() + limit
     shown = ":".join(map(str, address)) if isinstance(address, tuple) else str(address)
     while True:
         try:
             if isinstance(address, tuple):
-                return socket.create_connection(address, _CONNECT_LIMIT_S)
+                return socket.create_connection(address, limit)
             made = socket.socket(socket.AF_UNIX)
             try:
-                made.settimeout(_CONNECT_LIMIT_S)
+                made.settimeout(limit)
                 made.connect(str(address))
             except BaseException:
                 made.close()
                 raise
         except (FileNotFoundError, ConnectionRefusedError) as error:
+            # its socket may not be there yet
             if time.monotonic() > deadline:
                 raise PeerError(f"{shown}: cannot connect: {error.strerror}") from error
             time.sleep(0.01)
