@@ -15,8 +15,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from nbexport.qmp.jsonbuilder import Builder
 from nbexport.qmp.jsontext import decode_string, decode_text, number
 from nbexport.units import MiB
+
+# The newest release, and the first that tells what is wrong and goes on behind it.
+NEWEST = (9999,)
+ERRORS_SINCE = (3, 1)
+SYNTAX_ERROR = "Invalid JSON syntax"
 
 # The reader's limits, the same in every release from 2.5 on: 64 MiB for the tokens of a message,
 # 2 Mi tokens, 1024 levels. The memory of a message stays below 64 MiB of text plus some 100 bytes
@@ -24,12 +30,15 @@ from nbexport.units import MiB
 MAX_TOKEN_SIZE = 64 * MiB
 MAX_TOKEN_COUNT = 2 << 20
 MAX_NESTING = 1 << 10
-# An error text shows at most this much of a keyword: a buffer of 1024 bytes with its terminator.
-_MAX_SHOWN = 1023
 
 _ORDINARY = re.compile(rb"""[ \t\r\n]+|[{}\[\]:,]""")
 _IN_DOUBLE = re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*')
 _IN_SINGLE = re.compile(rb"[^\x00-\x1f'\\\xfe\xff]*")
+# before 3.1: control characters pass, bytes that never occur in UTF-8 do not
+_IN_DOUBLE_BEFORE = re.compile(rb'[^\x00"\\\xc0\xc1\xf5-\xff]*')
+_IN_SINGLE_BEFORE = re.compile(rb"[^\x00'\\\xc0\xc1\xf5-\xff]*")
+_ESCAPABLE_BEFORE = frozenset(b"\"'\\/bfnrtu")
+_HEX_DIGIT = frozenset(b"0123456789abcdefABCDEF")
 _KEYWORD = re.compile(rb"[a-z]*")
 _DIGITS = re.compile(rb"[0-9]*")
 _SKIPPED = re.compile(rb"[^\x00-\x08\x0a-\x1f\[\]{}:,\xfe\xff]*")
@@ -42,7 +51,6 @@ _COMMON = re.compile(
     rb"|((?:-?(?:0|[1-9][0-9]*)|true|false|null)(?=[ \t\r\n,:{}\[\]])))"
 )
 
-_OPENING = {0x7B: 0x7D, 0x5B: 0x5D}
 _DIGIT = frozenset(b"0123456789")
 _NONZERO = frozenset(b"123456789")
 _LETTER = frozenset(range(ord("a"), ord("z") + 1))
@@ -64,7 +72,8 @@ _SPACE = frozenset(b" \t\r\n")
     _EXPONENT,
     _EXPONENT_SIGN,
     _EXPONENT_DIGITS,
-) = range(13)
+    _HEX,
+) = range(14)
 # in these states the next byte may end the token instead of belonging to it
 _NUMBER_ENDS = frozenset((_ZERO, _INTEGER, _FRACTION, _EXPONENT_DIGITS))
 
@@ -87,9 +96,18 @@ class JsonStream:
 
     Input that has been fed is looked at only by `next`, so a caller that takes one message at a
     time leaves the rest unparsed.
+
+    Releases before 3.1 read otherwise. What is no token, or too much, is ``Invalid JSON syntax``,
+    and the byte after it starts anew; of a message's errors the last one counts, which is that of
+    the outermost list or object; a second member of a name replaces the first.
+
+    Args:
+        release: the release that is wanted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, release: tuple[int, ...] = NEWEST) -> None:
+        self._before = release < ERRORS_SINCE
+        self._digits_left = 0
         self._input: deque[bytes] = deque()
         self._position = 0
         self._state = _START
@@ -103,7 +121,7 @@ class JsonStream:
         self._brackets = 0
         self._size = 0
         self._count = 0
-        self._builder = _Builder()
+        self._builder = Builder(before=self._before)
 
     @property
     def buffered(self) -> int:
@@ -146,8 +164,9 @@ class JsonStream:
                     # the byte that ended the skipping is looked at again
                     self._state = _START
             elif state == _ESCAPE:
-                byte = data[self._position]
-                message = self._take(byte, _STRING if 0x20 <= byte <= 0xFD else None)
+                message = self._escape(data[self._position])
+            elif state == _HEX:
+                message = self._digit(data[self._position])
             else:
                 message = self._number(data)
             if message is not None:
@@ -209,8 +228,24 @@ class JsonStream:
         self._state = state
         return self._overflow()
 
+    def _escape(self, byte: int) -> Message | None:
+        """Take the byte after a backslash; what it means is seen when the string is complete."""
+        if not self._before:
+            return self._take(byte, _STRING if 0x20 <= byte <= 0xFD else None)
+        self._digits_left = 4
+        follow = _HEX if byte == 0x75 else _STRING
+        return self._take(byte, follow if byte in _ESCAPABLE_BEFORE else None)
+
+    def _digit(self, byte: int) -> Message | None:
+        """Take one of four digits, which releases before 3.1 look for at once."""
+        self._digits_left -= 1
+        follow = _HEX if self._digits_left else _STRING
+        return self._take(byte, follow if byte in _HEX_DIGIT else None)
+
     def _stray(self) -> Message:
         """Give up the token, and with it the message."""
+        if self._before:
+            return self._give_up("")
         text = decode_text(bytes(self._token).split(b"\0", 1)[0])
         self._token.clear()
         self._state = _RECOVERY
@@ -221,10 +256,14 @@ class JsonStream:
         """Give up a token that is longer than a whole message may be."""
         if len(self._token) <= MAX_TOKEN_SIZE:
             return None
+        return self._give_up("JSON token size limit exceeded")
+
+    def _give_up(self, text: str) -> Message:
+        """Begin anew with the next byte."""
         self._token.clear()
         self._state = _START
         self._reset()
-        return Message(error="JSON token size limit exceeded")
+        return Message(error=SYNTAX_ERROR if self._before else text)
 
     def _append(self, data: bytes, end: int) -> Message | None:
         """Add the bytes up to ``end`` to the token, but no more than make it too long."""
@@ -243,7 +282,10 @@ class JsonStream:
         return message
 
     def _string(self, data: bytes) -> Message | None:
-        pattern = _IN_DOUBLE if self._quote == 0x22 else _IN_SINGLE
+        if self._before:
+            pattern = _IN_DOUBLE_BEFORE if self._quote == 0x22 else _IN_SINGLE_BEFORE
+        else:
+            pattern = _IN_DOUBLE if self._quote == 0x22 else _IN_SINGLE
         match = pattern.match(data, self._position)
         assert match is not None
         message = self._append(data, match.end())
@@ -317,7 +359,7 @@ class JsonStream:
             text = "JSON nesting depth limit exceeded"
         if text is not None:
             self._reset()
-            return Message(error=text)
+            return Message(error=SYNTAX_ERROR if self._before else text)
         self._size += length
         self._count += 1
         return None
@@ -345,117 +387,3 @@ class JsonStream:
         if builder.error is not None:
             return Message(error=f"JSON parse error, {builder.error}")
         return Message(builder.result)
-
-
-# What the builder expects next.
-_VALUE, _FIRST_ELEMENT, _FIRST_KEY, _KEY, _COLON, _COMMA, _DONE = range(7)
-
-
-class _Builder:
-    """Tokens to a value; keeps the first error and ignores all that follows it."""
-
-    __slots__ = ("_expected", "_keys", "_open", "error", "result")
-
-    def __init__(self) -> None:
-        self._expected = _VALUE
-        self._open: list[Any] = []
-        # for each open container: None in a list, else the member's name or _NO_KEY
-        self._keys: list[Any] = []
-        self.result: Any = None
-        self.error: str | None = None
-
-    def _fail(self, text: str) -> None:
-        self.error = text
-        self._open.clear()
-        self._keys.clear()
-
-    def punctuation(self, byte: int) -> None:
-        """Take one of ``{ } [ ] : ,``."""
-        if self.error is not None:
-            return
-        expected = self._expected
-        if byte in _OPENING and expected in (_VALUE, _FIRST_ELEMENT, _FIRST_KEY, _KEY):
-            is_object = byte == 0x7B
-            self._open.append({} if is_object else [])
-            self._keys.append(_NO_KEY if is_object else None)
-            self._expected = _FIRST_KEY if is_object else _FIRST_ELEMENT
-        elif expected == _COLON:
-            if byte != 0x3A:
-                self._fail("missing : in object pair")
-            self._expected = _VALUE
-        elif expected == _COMMA:
-            self._separator(byte)
-        elif (expected == _FIRST_ELEMENT and byte == 0x5D) or (
-            expected == _FIRST_KEY and byte == 0x7D
-        ):
-            self._close()
-        else:
-            self._fail("expecting value")
-
-    def _separator(self, byte: int) -> None:
-        is_object = self._keys[-1] is not None
-        if byte == (0x7D if is_object else 0x5D):
-            self._close()
-        elif byte != 0x2C:
-            self._fail(f"expected separator in {'dict' if is_object else 'list'}")
-        else:
-            self._expected = _KEY if is_object else _VALUE
-
-    def _close(self) -> None:
-        value = self._open.pop()
-        self._keys.pop()
-        self._put(value)
-
-    def keyword(self, token: bytes) -> None:
-        """Take a word of small letters."""
-        if self._expected in (_COLON, _COMMA):
-            self.scalar(None, None)
-        elif token == b"true":
-            self.scalar(value=True, error=None)
-        elif token == b"false":
-            self.scalar(value=False, error=None)
-        elif token == b"null":
-            self.scalar(None, None)
-        else:
-            text = f"invalid keyword '{token[:_MAX_SHOWN].decode('ascii')}'"
-            self._fail(text[:_MAX_SHOWN])
-
-    def scalar(self, value: Any, error: str | None) -> None:
-        """Take a value that is one token, or the reason why it is none."""
-        if self._expected == _COLON:
-            self._fail("missing : in object pair")
-        elif self._expected == _COMMA:
-            is_object = self._keys[-1] is not None
-            self._fail(f"expected separator in {'dict' if is_object else 'list'}")
-        elif error is not None:
-            self._fail(error)
-        else:
-            self._put(value)
-
-    def _put(self, value: Any) -> None:
-        """Put a complete value where it belongs."""
-        if not self._open:
-            self.result = value
-            self._expected = _DONE
-            return
-        container = self._open[-1]
-        key = self._keys[-1]
-        if key is None:
-            container.append(value)
-        elif key is _NO_KEY:
-            if not isinstance(value, str):
-                self._fail("key is not a string in object")
-                return
-            self._keys[-1] = value
-            self._expected = _COLON
-            return
-        else:
-            if key in container:
-                self._fail("duplicate key")
-                return
-            container[key] = value
-            self._keys[-1] = _NO_KEY
-        self._expected = _COMMA
-
-
-_NO_KEY = object()

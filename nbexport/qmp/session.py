@@ -84,7 +84,7 @@ class Session:
         self._release = release
         self._offered = tuple(capabilities)
         self._pretty = pretty
-        self._stream = JsonStream()
+        self._stream = JsonStream(release)
         self._queue: deque[Message] = deque()
         self._urgent: deque[Request] = deque()
         self._output = bytearray()

@@ -202,3 +202,46 @@ def test_long_strings_in_pieces(length):
     data = b'"' + b"x" * length + b'"'
     (message,) = read(data[: length // 2], data[length // 2 :])
     assert message.value == "x" * length
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # lexical errors and limits have one text, and the next byte starts anew
+        (b'{"a":01}', ["Invalid JSON syntax", "JSON parse error, expecting value"]),
+        (b"+ {}", ["Invalid JSON syntax", {}]),
+        (b'"\\q"', ["Invalid JSON syntax"]),
+        (b'"\\u12x" [] ', ["Invalid JSON syntax"]),
+        (b"[" * 1025, ["Invalid JSON syntax"]),
+        # of several errors the last one, that of the outermost container
+        (b'{"a": nope}', ["JSON parse error, Missing value in dict"]),
+        (b"[nope]", ["JSON parse error, expecting value"]),
+        (b"[1 2]", ["JSON parse error, expected separator in list"]),
+        (b"[[1 2]]", ["JSON parse error, expecting value"]),
+        (b'{"a" 1}', ["JSON parse error, missing : in object pair"]),
+        (b'{"a":{"b" 1}}', ["JSON parse error, Missing value in dict"]),
+        (b"{nope:1}", ["JSON parse error, key is not a string in object"]),
+        (b"{1:1}", ["JSON parse error, key is not a string in object"]),
+        (b'{"a":1 "b":2}', ["JSON parse error, expected separator in dict"]),
+        (b"nope ", ["JSON parse error, invalid keyword 'nope'"]),
+        (b"}", ["JSON parse error, expecting value"]),
+        # what was accepted
+        (b'{"a":1,"a":2}', [{"a": 2}]),
+        (b'{"a":"x\ny\\u00e9"}', [{"a": "x\nyé"}]),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 5000])
+def test_releases_before_3_1(text, expected, size):
+    for release in ((2, 12, 1), (3, 0, 1)):
+        stream = JsonStream(release)
+        found = []
+        for at in range(0, len(text), size):
+            stream.feed(text[at : at + size])
+            while (message := stream.next()) is not None:
+                found.append(message.value if message.error is None else message.error)
+        assert found == expected
+    modern = JsonStream((3, 1, 0))
+    modern.feed(text)
+    message = modern.next()
+    assert message is not None
+    assert message.error != "Invalid JSON syntax"
