@@ -38,7 +38,9 @@ STALLED_COMMANDS = 2000
 
 BASE_MEMORY = 128 * MiB
 """Of the program, its schema, and 200 clients of which each has at most a reply in transit."""
-MESSAGE_TEXT = 64 * MiB
+MESSAGE_TEXT = 7 * 64 * MiB
+"""A string of 64 MiB: as it is gathered, as a token, without its quotes, and, with a character
+beyond U+FFFF in it, decoded to four bytes each."""
 MESSAGE_TOKENS = 2 << 20
 TOKEN_MEMORY = 112
 """A token is at most a value in a list: 49 bytes of a string besides its text, 8 of its place,

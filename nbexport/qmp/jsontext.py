@@ -6,6 +6,7 @@ noncharacters are errors. Output is ASCII.
 
 from __future__ import annotations
 
+import re
 from itertools import repeat
 from typing import Any
 
@@ -34,6 +35,11 @@ _PRINTED = {
     "\r": "\\r",
     "\t": "\\t",
 }
+_NONCHARACTER = re.compile(
+    "[\ufdd0-\ufdef"
+    + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+    + "]"
+)
 _SMALLEST = (0, 0, 0x80, 0x800, 0x10000, 0x200000, 0x4000000)
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _REPLACEMENT = "\ufffd"
@@ -115,17 +121,17 @@ def decode_string(token: bytes) -> tuple[str, str | None]:
 
 
 def _plain(data: bytes) -> tuple[str, str | None]:
-    """Return the text of bytes without escapes, or an error text."""
-    if data.isascii():
-        return data.decode("ascii"), None
-    parts: list[str] = []
-    position = 0
-    while position < len(data):
-        code, position = _sequence(data, position)
-        if code < 0:
-            return "", "invalid UTF-8 sequence in string"
-        parts.append(chr(code))
-    return "".join(parts), None
+    """Return the text of bytes without escapes, or an error text.
+
+    No byte is zero, so those that stand for U+0000 can be told from all others.
+    """
+    try:
+        text = data.replace(b"\xc0\x80", b"\0").decode("utf-8")
+    except UnicodeDecodeError:
+        return "", "invalid UTF-8 sequence in string"
+    if _NONCHARACTER.search(text):
+        return "", "invalid UTF-8 sequence in string"
+    return text, None
 
 
 def _hex4(data: bytes, start: int) -> int:

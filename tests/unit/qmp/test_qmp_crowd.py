@@ -101,4 +101,4 @@ def test_the_bound_is_made_of_the_bounds_of_its_parts():
     assert memory_bound(0, 1) - memory_bound(0, 0) > connection.MAX_UNSENT
     message = memory_bound(1, 0) - memory_bound(0, 0)
     assert message > jsonstream.MAX_TOKEN_SIZE + 100 * jsonstream.MAX_TOKEN_COUNT
-    assert memory_bound(1, 1) < 512 * MiB
+    assert memory_bound(1, 1) < 1024 * MiB

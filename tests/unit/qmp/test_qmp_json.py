@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbexport.qmp import jsonstream
+from nbexport.qmp import jsonstream, jsontext
 from nbexport.qmp.jsonstream import JsonStream, Message
 from nbexport.qmp.jsontext import encode, is_character
 
@@ -245,3 +245,29 @@ def test_releases_before_3_1(text, expected, size):
     message = modern.next()
     assert message is not None
     assert message.error != "Invalid JSON syntax"
+
+
+def one_by_one(data):
+    """Return the characters of a string's bytes, None if one is no character."""
+    parts, position = [], 0
+    while position < len(data):
+        code, position = jsontext._sequence(data, position)
+        if code < 0:
+            return None
+        parts.append(chr(code))
+    return "".join(parts)
+
+
+PIECES = [b"a", b"\xc3\xa9", b"\xc0\x80", b"\xc0", b"\x80", b"\xed\xa0\x80", b"\xef\xbf\xbe"]
+PIECES += [b"\xef\xb7\x90", b"\xf0\x9f\x98\x80", b"\xf4\x90\x80\x80", b"\xe0\x80\x80", b"\xfd"]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.binary(min_size=1, max_size=3), max_size=8))
+def test_whole_strings_are_decoded_as_their_characters(pieces):
+    body = bytes(byte for byte in b"".join(pieces) if byte not in b'\0"\\')
+    text, error = jsontext.decode_string(b'"' + body + b'"')
+    expected = one_by_one(body)
+    if expected is None:
+        assert error == "invalid UTF-8 sequence in string"
+    else:
+        assert (text, error) == (expected, None)
