@@ -129,7 +129,8 @@ def _plain(data: bytes) -> tuple[str, str | None]:
         text = data.replace(b"\xc0\x80", b"\0").decode("utf-8")
     except UnicodeDecodeError:
         return "", "invalid UTF-8 sequence in string"
-    if _NONCHARACTER.search(text):
+    # each noncharacter has one of these in its bytes; looking for them is quick
+    if (b"\xbf" in data or b"\xef\xb7" in data) and _NONCHARACTER.search(text):
         return "", "invalid UTF-8 sequence in string"
     return text, None
 
