@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from itertools import repeat
+from json.decoder import scanstring  # type: ignore[attr-defined]  # not in the stubs
 from typing import Any
 
 from nbexport.qapi.order import qdict_order, to_modified_utf8
@@ -40,6 +41,16 @@ _NONCHARACTER = re.compile(
     + "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
     + "]"
 )
+_NO_CHARACTER = re.compile(_NONCHARACTER.pattern.removesuffix("]") + "\ud800-\udfff]")
+# Whole characters and escapes, some 16 Ki: what is looked at once more if there is an error in it.
+_PIECE = re.compile(
+    rb"(?:[^\\\x80-\xff]|[\x80-\xff]+|\\[^u]"
+    rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|\\u[0-9a-fA-F]{4}){1,16384}",
+    re.DOTALL,
+)
+_QUOTES = re.compile(r"\\.|\"", re.DOTALL)
+_QUOTED = {"\\'": "'", '"': '\\"'}
 _SMALLEST = (0, 0, 0x80, 0x800, 0x10000, 0x200000, 0x4000000)
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _REPLACEMENT = "\ufffd"
@@ -96,6 +107,42 @@ def decode_string(token: bytes) -> tuple[str, str | None]:
         return _plain(body)
     parts: list[str] = []
     position = 0
+    while position < len(body):
+        piece = _PIECE.match(body, position)
+        text = None if piece is None else _quickly(piece[0])
+        if piece is None or text is None:
+            # there is an error in it, or right here
+            end = len(body) if piece is None else piece.end()
+            text, error = _carefully(body[position:end] + token[-1:])
+            if error is not None or piece is None:
+                return "".join([*parts, text]) if error is None else "", error
+        parts.append(text)
+        position = piece.end()
+    return "".join(parts), None
+
+
+def _quickly(data: bytes) -> str | None:
+    """Return the text of whole characters and escapes, None if one is not allowed."""
+    text, error = _plain(data)
+    if error is not None:
+        return None
+    if "\\" not in text:
+        return text
+    if "'" in text or '"' in text:
+        # as other readers of JSON know them
+        text = _QUOTES.sub(lambda found: _QUOTED.get(found[0], found[0]), text)
+    try:
+        found, _end = scanstring(text + '"', 0, False)  # noqa: FBT003 - it takes no keyword
+    except ValueError:
+        return None
+    return None if _NO_CHARACTER.search(found) else found
+
+
+def _carefully(token: bytes) -> tuple[str, str | None]:
+    """Return the text before the last byte, a quote, or the first error."""
+    body = token[:-1]
+    parts: list[str] = []
+    position = 0
     while True:
         slash = body.find(b"\\", position)
         text, error = _plain(body[position : slash if slash >= 0 else len(body)])
@@ -112,12 +159,12 @@ def decode_string(token: bytes) -> tuple[str, str | None]:
         if kind != 0x75:
             return "", "invalid escape sequence in string"
         # the digits are looked for up to the end of the token, its quote included
-        code, end = _escaped(token, slash + 3)
+        code, end = _escaped(token, slash + 2)
         if not is_character(code):
-            shown = decode_text(token[slash + 1 : end])
+            shown = decode_text(token[slash:end])
             return "", f"{shown} is not a valid Unicode character"
         parts.append(chr(code))
-        position = end - 1
+        position = end
 
 
 def _plain(data: bytes) -> tuple[str, str | None]:

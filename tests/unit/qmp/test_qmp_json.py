@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -271,3 +272,26 @@ def test_whole_strings_are_decoded_as_their_characters(pieces):
         assert error == "invalid UTF-8 sequence in string"
     else:
         assert (text, error) == (expected, None)
+
+
+ESCAPED = [*PIECES, b"'", b"\\n", b"\\'", b'\\"', b"\\\\", b"\\/", b"\\u00e9", b"\\u0000"]
+ESCAPED += [b"\\ud83d\\ude00", b"\\ud83d", b"\\ude00", b"\\ufffe", b"\\q", b"\\u12", b"\\u", b"12"]
+
+
+@given(st.lists(st.sampled_from(ESCAPED), max_size=12), st.sampled_from([1, 2, 3, 16384]))
+def test_pieces_are_decoded_as_one_by_one(pieces, size):
+    token = b'"' + b"".join(pieces) + b'"'
+    pattern = jsontext._PIECE.pattern.replace(b"16384", b"%d" % size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsontext, "_PIECE", re.compile(pattern, re.DOTALL))
+        found = jsontext.decode_string(token)
+    text, error = jsontext._carefully(token[1:])
+    assert found == ((text, None) if error is None else ("", error))
+
+
+@given(st.lists(st.sampled_from([*ESCAPED, b'"']), max_size=12))
+def test_quotes_of_the_other_kind_are_ordinary(pieces):
+    body = b"".join(piece for piece in pieces if piece != b"'")
+    text, error = jsontext._carefully(body + b"'")
+    found = jsontext.decode_string(b"'" + body + b"'")
+    assert found == ((text, None) if error is None else ("", error))
