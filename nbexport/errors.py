@@ -49,7 +49,17 @@ class SourceError(NbexportError):
 
 
 class PeerError(NbexportError):
-    """A peer refused what was asked, closed the connection, or answered against the protocol."""
+    """A peer refused what was asked, closed the connection, or answered against the protocol.
+
+    Args:
+        message: what it did.
+        errno: the error value of the NBD protocol that it refused a request with, which leaves the
+            connection of use; None for anything else.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class NotebookError(NbexportError):

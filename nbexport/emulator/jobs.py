@@ -160,12 +160,14 @@ class Jobs:
                 self.drain(node, times=times)
 
     async def end_all(self) -> None:
-        """Cancel every job, as a process does that ends."""
+        """Cancel every job, as a process does that ends, and dismiss it."""
         self._ending = True
         async with self.held():
             self._pause_all()
         for job in self.newest_first:
-            if job.status is not Status.CONCLUDED:
+            if job.status not in {Status.CONCLUDED, Status.NULL}:
                 await job.cancel()
                 await job.end(END_SECONDS)
+            if job.status is Status.CONCLUDED:
+                job.dismiss()
             self.forget(job)

@@ -292,7 +292,7 @@ class Link:
             error, length = wire.ERROR.unpack_from(payload)
             text = payload[wire.ERROR.size :][:length].decode("utf-8", "replace")
         name = wire.ERROR_NAMES.get(error, str(error))
-        return self.fail(f"{doing}: {text or 'failed'} ({name})")
+        return PeerError(f"{self.uri}: {doing}: {text or 'failed'} ({name})", errno=error)
 
 
 def _reason(error: OSError) -> str:

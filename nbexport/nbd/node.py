@@ -43,7 +43,7 @@ class NbdNode(BlockNode):
     """An export, as a node of the block graph.
 
     Requests are made one after the other. A connection that breaks fails the request that it
-    breaks in; the next one connects again.
+    breaks in; the next one connects again. What the server refuses fails with its error number.
 
     Args:
         uri: where the export is.
@@ -112,9 +112,10 @@ class NbdNode(BlockNode):
             try:
                 return function(self._client)
             except PeerError as error:
-                self._client.close()
-                self._client = None
-                raise OSError(errno.EIO, f"{self.filename}: {error}") from error
+                if error.errno is None:
+                    self._client.close()
+                    self._client = None
+                raise OSError(_number(error), f"{self.filename}: {error}") from error
 
     def _connect_again(self) -> Client:
         deadline = time.monotonic() + self._reconnect_seconds
@@ -199,6 +200,13 @@ class NbdNode(BlockNode):
             client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _number(error: PeerError) -> int:
+    """Return the number of the error that a request fails with; the protocol's are Linux's."""
+    if error.errno is None:
+        return errno.EIO
+    return error.errno if error.errno in wire.ERROR_NAMES else errno.EINVAL
 
 
 def _to_own(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -87,7 +87,8 @@ class Backup:
             self._prepared = True
             return True
         wait = self._next_at - time.monotonic()
-        if wait > 0:
+        # (With nothing left to copy there is nothing to wait for.)
+        if wait > 0 and self.copying.progress()[1]:
             await job.sleep(wait)
             return True
         try:
