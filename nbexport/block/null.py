@@ -23,6 +23,9 @@ class NullNode(BlockNode):
         latency_ns: nanoseconds that each request takes.
         read_zeroes: whether it says of itself that it reads as zeroes.
         writable: whether it takes writes.
+
+    Attributes:
+        latency: seconds that each request takes.
     """
 
     driver: ClassVar[str] = "null-co"
@@ -37,7 +40,7 @@ class NullNode(BlockNode):
     ) -> None:
         super().__init__(f"{self.driver}://", align_up(size, SECTOR_SIZE))
         self.read_only = not writable
-        self._latency = latency_ns / 1e9
+        self.latency = latency_ns / 1e9
         self._read_zeroes = read_zeroes
 
     def allocated_size(self) -> int:
@@ -50,8 +53,8 @@ class NullNode(BlockNode):
         return not self.read_only
 
     def _wait(self) -> None:
-        if self._latency:
-            time.sleep(self._latency)
+        if self.latency:
+            time.sleep(self.latency)
 
     def _read(self, offset: int, buffer: memoryview) -> None:  # noqa: ARG002 # all is the same
         self._wait()

@@ -72,6 +72,10 @@ class Work(Protocol):
     def progress(self) -> tuple[int, int]:
         """Return what is done and what there is to do altogether."""
 
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether what is left to do needs no disk that takes time."""
+
     def pace(self, speed: int) -> None:
         """Take note of a new speed, in bytes a second; 0 for no limit."""
 
@@ -247,11 +251,19 @@ class Job:
         if not self._pauses:
             if self.status is Status.PAUSED:
                 self._go(Status.RUNNING)
+                self._jobs.resumed(self)
             self.wake()
 
     def begin(self) -> None:
         """Let a started job work: the reply to the command that started it is on its way."""
         self._may_begin.set()
+
+    async def end_at_once(self) -> None:
+        """Work to the end before the command that started the job replies."""
+        self.begin()
+        await self._ended.wait()
+        if not self.is_completed:
+            await self.complete()
 
     def wake(self) -> None:
         """Have the job look around, if it waits."""
@@ -293,6 +305,7 @@ class Job:
     def _cancel_later(self) -> None:
         if self.user_paused:
             self.user_paused = False
+            self.io_status = "ok"
             self._pauses -= 1
         self.cancelled = True
 

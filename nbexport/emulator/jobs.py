@@ -33,7 +33,7 @@ class Jobs:
 
     Attributes:
         holders: how many commands hold the jobs between two steps.
-        started: jobs that the command which runs has started.
+        started: jobs that the command which runs has started, the last to be resumed at the end.
         quiet: nodes where nothing may be under way, one entry for each that wants it so.
     """
 
@@ -82,6 +82,21 @@ class Jobs:
         started, self.started = self.started, []
         for job in started:
             job.begin()
+
+    def resumed(self, job: Job) -> None:
+        """Take note that a job, which the command may have started, goes on."""
+        if job in self.started:
+            self.started.remove(job)
+            self.started.append(job)
+
+    async def end_idle(self) -> None:
+        """Let those of the jobs that the command has started end that wait for nothing.
+
+        That which was resumed last comes first.
+        """
+        for job in reversed(self.started):
+            if job.work.waits_for_nothing:
+                await job.end_at_once()
 
     def is_aborting(self, group: list[Job]) -> bool:
         """Whether the jobs of a group are being ended already."""

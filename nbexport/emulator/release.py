@@ -162,6 +162,14 @@ class Release:
         return self._has((5, 1, 0))
 
     @property
+    def ends_idle_jobs_at_once(self) -> bool:
+        """Whether a job that has nothing to copy ends before the reply to the command.
+
+        Since 8.0 the end of a drained section lets nothing else happen.
+        """
+        return not self._has((8, 0, 0))
+
+    @property
     def filter_lists_bitmaps(self) -> bool:
         """Whether such a node has bitmaps of what it copied and of what may be asked for."""
         return self._has((7, 0, 0))

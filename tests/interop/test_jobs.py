@@ -4,109 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 
 import pytest
-from monitors import OURS_AS_SYSTEM, SYSTEM, monitor, qcow2, unix
-from peers import background, peer, run
-from told import masked
+from job_play import (
+    SIZE,
+    MiB,
+    action,
+    backup,
+    both,
+    digest,
+    guest,
+    look,
+    make_images,
+    null,
+    serving,
+    until,
+    until_pending,
+    writable,
+)
+from peers import run
 
 pytestmark = pytest.mark.interop
-
-MiB = 1 << 20
-SIZE = 4 * MiB
 
 
 @pytest.fixture
 def images(tmp_path):
-    source, target = tmp_path / "src.qcow2", tmp_path / "dst.qcow2"
-    run("qemu-img", "create", "-q", "-f", "qcow2", source, str(SIZE))
-    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 0 2M", "-c", "write -P 8 3M 10k", source)
-    run("qemu-img", "create", "-q", "-f", "qcow2", target, str(SIZE))
-    return [source, target]
-
-
-def both(tmp_path, images, act):
-    """Do the same with both programs; compare what they told and what was seen."""
-    found = []
-    for program in (SYSTEM, OURS_AS_SYSTEM):
-        with monitor(program, tmp_path / program, *images) as client:
-            seen = act(client)
-            client.quit()
-            found.append((masked(client.log), seen))
-    for theirs, ours in zip(found[0][0], found[1][0], strict=True):
-        assert ours == theirs
-    assert found[1][1] == found[0][1]
-    return [tmp_path / program for program in (SYSTEM, OURS_AS_SYSTEM)]
-
-
-def null(client, *names, **more):
-    for name in names:
-        client.execute("blockdev-add", driver="null-co", node_name=name, size=SIZE, **more)
-
-
-def writable(name, node, **more):
-    return qcow2(name, read_only=False, node_name=node, **more)
-
-
-def backup(client, **more):
-    words = {"job_id": "j", "device": "n1", "target": "n2", "sync": "none", **more}
-    return client.execute("blockdev-backup", **words)
-
-
-def action(job, target, **more):
-    data = {"job-id": job, "device": "s", "target": target, "sync": "none", **more}
-    return {"type": "blockdev-backup", "data": data}
-
-
-def until(client, job, status):
-    """Take events until a job has come to a state since it was created."""
-
-    def come():
-        told = [each.get("data") for each in client.log]
-        created = len(told) - told[::-1].index({"id": job, "status": "created"})
-        return {"id": job, "status": status} in told[created:]
-
-    while not come():
-        client.take()
-
-
-def until_pending(client, job):
-    """Take events until a job waits to be finalized."""
-    until(client, job, "pending")
-    while client.log[-1].get("data") == {"id": job, "status": "pending"}:
-        client.take()
-
-
-def until_told(client, job, status, times):
-    """Take events until a job has been told to have come to a state so many times."""
-    while [each.get("data") for each in client.log].count({"id": job, "status": status}) < times:
-        client.take()
-
-
-def guest(client, node="s"):
-    """Let the disk be written, and return what does that."""
-    client.execute("nbd-server-start", addr=unix())
-    client.execute("block-export-add", type="nbd", id="g", node_name=node, name="g", writable=True)
-    where = f"nbd+unix:///g?socket={client.folder}/nbd.sock"
-
-    def write(*commands):
-        words = [word for command in commands for word in ("-c", command)]
-        run("qemu-io", "-f", "raw", *words, where)
-
-    return write
-
-
-def look(client):
-    client.execute("query-jobs")
-    client.execute("query-block-jobs")
-    client.execute("query-named-block-nodes", flat=True)
-
-
-def digest(image, folder):
-    raw = folder / "compared.raw"
-    run("qemu-img", "convert", "-O", "raw", folder / image, raw)
-    return hashlib.sha256(raw.read_bytes()).hexdigest()
+    return make_images(tmp_path)
 
 
 def test_a_job_is_paused_resumed_cancelled_and_dismissed(tmp_path):
@@ -472,12 +395,6 @@ def test_a_filter_that_copies_before_it_writes(tmp_path, images):
     )
 
 
-def serving(image, socket, *options):
-    """Serve an image to several clients."""
-    words = ["qemu-nbd", "-t", "-e", "9", "-k", socket, "-f", "qcow2", *options, image]
-    return background(peer("qemu-nbd"), *words[1:], ready=socket, stderr=subprocess.DEVNULL)
-
-
 def test_an_export_of_another_server_is_a_disk(tmp_path, images):
     socket, read_only = tmp_path / "s", tmp_path / "r"
 
@@ -533,50 +450,3 @@ def test_an_export_of_another_server_is_a_disk(tmp_path, images):
 
     both(tmp_path, [], prepared)
     assert changed[0] == changed[1] != digest("src.qcow2", tmp_path)
-
-
-@pytest.mark.parametrize("policy", ["report", "stop", "enospc", "ignore"])
-def test_a_target_that_fails(tmp_path, images, policy):
-    def act(client):
-        socket = client.folder / "t.sock"
-        with serving(client.folder / "dst.qcow2", socket, "-x", "e"):
-            client.execute("blockdev-add", driver="nbd", node_name="t", export="e",
-                           server={"type": "unix", "path": str(socket)})  # fmt: skip
-        client.execute("blockdev-add", **writable("src.qcow2", "s"))
-        # At a speed at which nobody copies a second piece meanwhile.
-        words = {"device": "s", "target": "t", "sync": "full", "on_target_error": policy}
-        backup(client, **words, auto_dismiss=False, x_perf={"max-workers": 1})
-        if policy in {"report", "enospc"}:
-            until(client, "j", "concluded")
-            client.execute("query-jobs")
-            client.execute("query-block-jobs")
-            client.execute("job-dismiss", id="j")
-            return
-        if policy == "stop":
-            for paused in (2, 3):  # the first was before the job began
-                until_told(client, "j", "paused", paused)
-                client.execute("query-jobs")
-                client.execute("query-block-jobs")
-                if paused == 2:
-                    client.execute("block-job-resume", device="j")
-            client.execute("block-job-cancel", device="j")
-            client.execute("block-job-cancel", device="j", force=True)
-            until_told(client, "j", "concluded", 1)
-            client.execute("job-dismiss", id="j")
-            # Whether a reply or an event comes first is a matter of speed here.
-            client.log.sort(key=lambda each: "event" in each)
-            return
-        client.wait_for("BLOCK_JOB_ERROR", 1)
-        data = {json.dumps(each, sort_keys=True) for each in client.events("BLOCK_JOB_ERROR")}
-        client.log.clear()
-        client.seen = data
-
-    if policy == "ignore":
-        return_values = []
-        for program in (SYSTEM, OURS_AS_SYSTEM):
-            with monitor(program, tmp_path / program, *images) as client:
-                act(client)
-                return_values.append(client.seen)
-        assert return_values[0] == return_values[1]
-        return
-    both(tmp_path, images, act)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nbexport.emulator.machine import Machine
 
 WORKERS_MAX = (1 << 31) - 1
+AT_ONCE_MAX = 1 << 30
+"""Bytes that are copied between two null disks while everybody waits; QEMU has no limit there."""
 
 
 class Backup:
@@ -54,6 +56,7 @@ class Backup:
         self._bitmap = bitmap
         self.filter: Node | None = None
         self._prepared = self._sync != "top"
+        self._speed = arguments.get("speed", 0)
         self._next_at = 0.0
         self.copying = block.CopyBefore(source.block, target.block)
         self._total: int | None = None
@@ -76,6 +79,16 @@ class Backup:
         """Return the bytes that were copied, and those with what is still to be copied."""
         copied, left = self.copying.progress()
         return copied, self._total if self._total is not None else copied + left
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether nothing is left to copy, or all of it between disks that take no time."""
+        if self._sync == "none" or not self._prepared:
+            return False
+        left = self.copying.progress()[1]
+        disks = (self._source.block, self.copying.target)
+        quick = not self._speed and left <= AT_ONCE_MAX and all(map(_takes_no_time, disks))
+        return not left or quick
 
     async def step(self, job: Job) -> bool:
         """Copy a piece, unless the speed says that it is not the time yet."""
@@ -181,6 +194,12 @@ class Backup:
                 bitmap.leave()
             graph.take_out(above)
         permissions.settle(graph)
+
+
+def _takes_no_time(disk: block.BlockNode) -> bool:
+    while isinstance(disk, block.RawNode):
+        disk = disk.file
+    return isinstance(disk, block.NullNode) and disk.driver == "null-co" and not disk.latency
 
 
 def _merged(bits: Bitmap, other: Bitmap) -> Bitmap:

@@ -72,6 +72,8 @@ async def _run(machine: Machine, actions: Sequence[Arguments], *, grouped: bool)
         finally:
             for function in after:
                 function()
+    if machine.release.ends_idle_jobs_at_once:
+        await machine.jobs.end_idle()
 
 
 @contextlib.contextmanager

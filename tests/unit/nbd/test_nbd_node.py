@@ -2,6 +2,7 @@
 
 import errno
 import random
+from unittest import mock
 
 import pytest
 from nbd_talk import serving
@@ -121,3 +122,23 @@ def test_a_request_waits_for_a_server_that_went_away(disk, uri):
             node.read(0, 512)  # and this one waits in vain
         with serving(uri.socket, export(disk)):
             assert node.read(0, 512) == disk.read(0, 512)
+
+
+def test_what_the_server_refuses_fails_for_its_reason_and_leaves_the_connection(disk, uri):
+    with (
+        serving(uri.socket, export(disk)),
+        nbd.NbdNode(uri, writable=True) as node,
+    ):
+        client = nbd_client_of(node)
+        full = OSError(errno.ENOSPC, "full")
+        with mock.patch.object(disk, "_write", side_effect=full):
+            with pytest.raises(OSError, match="ENOSPC") as caught:
+                node.write_from(0, memoryview(b"x" * 512))
+            assert caught.value.errno == errno.ENOSPC
+        assert nbd_client_of(node) is client
+        node.write_from(0, memoryview(b"y" * 512))
+        assert node.read(0, 512) == b"y" * 512
+
+
+def nbd_client_of(node):
+    return node._client
