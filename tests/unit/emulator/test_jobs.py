@@ -390,7 +390,8 @@ def test_writes_and_transactions_do_not_wait_for_each_other(tmp_path, release):
 
 def test_a_backup_to_a_disk_that_is_not_there_any_more_fails_the_job(tmp_path):
     async def story(m):
-        await m.null("a", "b")
+        await m.null("a")
+        await m.null("b", latency_ns=1)  # so that the command does not wait for the job
 
         def fail(_offset, _data):
             raise OSError(28, "No space left on device")
