@@ -454,3 +454,18 @@ def test_a_job_that_is_not_there(verb):
         assert (error.error_class, error.desc) == ("DeviceNotActive", "Block job 'x' not found")
 
     play(story)
+
+
+@pytest.mark.parametrize(("release", "ended"), [("3.1", True), ("7.2", True), ("8.0", False)])
+def test_whether_a_job_that_waits_for_nothing_ends_before_the_reply(release, ended):
+    async def story(m):
+        await m.null("a", "b")
+        await m.backup(sync="full")
+        assert ("BLOCK_JOB_COMPLETED" in m.names()) == ended
+        await m.until("BLOCK_JOB_COMPLETED")
+        m.told.clear()
+        # With a speed there is something to wait for.
+        await m.backup(sync="full", speed=SIZE)
+        assert m.names() == []
+
+    play(story, release)
