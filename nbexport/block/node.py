@@ -493,7 +493,9 @@ def _to_allocation(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def _to_depth(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    return np.where(flags & ALLOCATED, flags >> _DEPTH_SHIFT, 0).astype(np.uint32)
+    # A layer that has neither data nor zeroes to tell of, as a null disk, counts as none, too.
+    decided = (flags & ALLOCATED != 0) & (flags & (DATA | ZERO) != 0)
+    return np.where(decided, flags >> _DEPTH_SHIFT, 0).astype(np.uint32)
 
 
 def _to_damage(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -67,6 +67,7 @@ def test_a_backup_between_disks_without_storage_has_ended_when_it_is_answered(tm
         null(client, "n1", "n2", "n3", "n4")
         client.execute("blockdev-add", driver="raw", node_name="r", file="n4")
         backup(client, sync="full")
+        backup(client, sync="top")
         backup(client, sync="full", target="r", auto_finalize=False, auto_dismiss=False)
         client.execute("job-cancel", id="j")
         client.execute("job-dismiss", id="j")

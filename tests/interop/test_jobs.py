@@ -22,7 +22,7 @@ from job_play import (
     until_pending,
     writable,
 )
-from peers import run
+from peers import nbdinfo_map, run
 
 pytestmark = pytest.mark.interop
 
@@ -349,6 +349,27 @@ def test_disks_of_other_drivers_are_described(tmp_path, images):
         look(client)
 
     both(tmp_path, images, act)
+
+
+def test_maps_of_disks_without_storage(tmp_path):
+    """They have nothing allocated, unless they say that they read as zeroes."""
+
+    def act(client):
+        client.execute("nbd-server-start", addr=unix())
+        null(client, "n1")
+        null(client, "n2", read_zeroes=True)
+        client.execute("blockdev-add", driver="raw", node_name="r", file="n1")
+        client.execute("blockdev-add", driver="null-aio", node_name="a", size=SIZE)
+        for name in ("n2", "r", "a"):
+            client.execute("block-export-add", type="nbd", id=name, node_name=name,
+                           allocation_depth=True)  # fmt: skip
+        return [
+            nbdinfo_map(f"nbd+unix:///{name}?socket={client.folder}/nbd.sock", context)
+            for name in ("n2", "r", "a")
+            for context in ("base:allocation", "qemu:allocation-depth")
+        ]
+
+    both(tmp_path, [], act)
 
 
 def test_a_filter_that_copies_before_it_writes(tmp_path, images):

@@ -83,12 +83,10 @@ class Backup:
     @property
     def waits_for_nothing(self) -> bool:
         """Whether nothing is left to copy, or all of it between disks that take no time."""
-        if self._sync == "none" or not self._prepared:
-            return False
         left = self.copying.progress()[1]
         disks = (self._source.block, self.copying.target)
         quick = not self._speed and left <= AT_ONCE_MAX and all(map(_takes_no_time, disks))
-        return not left or quick
+        return self._sync != "none" and (quick or (self._prepared and not left))
 
     async def step(self, job: Job) -> bool:
         """Copy a piece, unless the speed says that it is not the time yet."""

@@ -238,6 +238,7 @@ def test_nothing_is_kept_by_a_null_disk():
     assert node.allocated_size() == 0
     assert [flags for *_, flags in node.allocation()] == [1]
     assert [flags for *_, flags in NullAioNode(512, read_zeroes=True).allocation()] == [3]
-    assert [flags for *_, flags in node.depth()] == [1]
+    assert [flags for *_, flags in node.depth()] == [0]
+    assert [flags for *_, flags in NullNode(512, read_zeroes=True).depth()] == [1]
     assert (NullNode.driver, NullAioNode.driver) == ("null-co", "null-aio")
     assert NullNode().size == 1 << 30
