@@ -22,6 +22,7 @@ from job_play import (
     until_pending,
     writable,
 )
+from monitors import unix
 from peers import nbdinfo_map, run
 
 pytestmark = pytest.mark.interop
