@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from nbexport.emulator.comparison import Answer, Comparison, Difference
 from nbexport.emulator.host import MonitorAddress, make_monitor, run_monitor
 from nbexport.emulator.machine import PROGRAMS, Machine
 from nbexport.emulator.release import Release
-from nbexport.emulator.replay import Answer, Comparison, Difference, replay, replay_at
+from nbexport.emulator.replay import replay, replay_at
 from nbexport.emulator.sessions import StepAnswer, play, play_at
 from nbexport.emulator.targets import TARGETS, Target, launch
 from nbexport.emulator.transcript import Transcript, TranscriptWriter

@@ -4,17 +4,15 @@ What clients sent is sent again, byte for byte and in the order of the recording
 the answers are awaited that had come before it. Compared are the answers with the commands they
 belong to, and the events with their place among the answers.
 
-Left out of the comparison is what differs by nature: times, the version's numbers and package, and
-the names that QEMU generates for nodes. A later command that uses such a name uses the one that
-the other monitor gave in the same place. Relative file names are seen from the directory in which
+Left out of the comparison is what differs by nature (`nbexport.emulator.comparison`). A later
+command that uses a name that QEMU generated for a node uses the one that the other monitor gave in
+the same place. Relative file names are seen from the directory in which
 the other process runs; absolute ones, and addresses, are used as they are, so images have to be
 as they were before the recording.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import socket
 import subprocess
 import sys
@@ -24,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbexport.emulator import comparison
+from nbexport.emulator.comparison import Comparison, Difference
 from nbexport.emulator.release import Release
 from nbexport.errors import PeerError, UsageError
 from nbexport.qmp import CONNECTED, DISCONNECTED, RECEIVED, SENT
@@ -45,67 +45,6 @@ QUIET_S = 0.05
 """How long after that for events that the recording does not have."""
 _CONNECT_LIMIT_S = 20.0
 _RECEIVE = 64 * KiB
-_GENERATED = re.compile(r"#block\d+")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came after a request: the events before the answer, then the answer.
-
-    Attributes:
-        events: what came since the answer before, masked.
-        reply: ``return`` or ``error``, or the greeting, masked; None where none came.
-    """
-
-    events: tuple[dict[str, Any], ...] = ()
-    reply: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One request that was answered differently.
-
-    Attributes:
-        monitor: which monitor, from 0.
-        connection: which client of it, from 0.
-        request: the request as it was sent, None for the greeting and for what came at the end.
-        recorded: what the transcript has.
-        replayed: what came now.
-    """
-
-    monitor: int
-    connection: int
-    request: Any
-    recorded: Answer
-    replayed: Answer
-
-    def lines(self) -> list[str]:
-        """Return it as text, the two answers below the request."""
-        shown = "(no request)" if self.request is None else json.dumps(self.request)
-        lines = [f"monitor {self.monitor}, client {self.connection}: {shown}"]
-        for mark, answer in (("-", self.recorded), ("+", self.replayed)):
-            lines += [f"{mark} {json.dumps(event)}" for event in answer.events]
-            reply = "(no answer)" if answer.reply is None else json.dumps(answer.reply)
-            lines.append(f"{mark} {reply}")
-        return lines
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What a replay found.
-
-    Attributes:
-        requests: how many answers were compared, greetings left out.
-        differences: in the order of the recording, client by client.
-    """
-
-    requests: int
-    differences: tuple[Difference, ...]
-
-    @property
-    def same(self) -> bool:
-        """Whether nothing differs."""
-        return not self.differences
 
 
 @dataclass
@@ -291,8 +230,7 @@ class _Player:
         if conversation.socket is None:
             return
         if self._names:
-            text = data.decode("utf-8", "surrogateescape")
-            text = _GENERATED.sub(lambda found: self._names.get(found[0], found[0]), text)
+            text = comparison.renamed(data.decode("utf-8", "surrogateescape"), self._names)
             data = text.encode("utf-8", "surrogateescape")
         try:
             conversation.socket.settimeout(self._answer_limit)
@@ -358,78 +296,24 @@ class _Player:
         )
         conversation.learned += len(pairs)
         for recorded, replayed in pairs:
-            ours, theirs = _generated(recorded), _generated(replayed)
+            ours, theirs = comparison.generated(recorded), comparison.generated(replayed)
             if len(ours) == len(theirs):
                 self._names.update(zip(ours, theirs, strict=True))
 
-    # -- comparing --------------------------------------------------------------------------
-
     def _compare(self) -> Comparison:
-        differences = []
+        differences: list[Difference] = []
         count = 0
         for conversation in self._all:
-            recorded = _answers(conversation.recorded)
-            replayed = _answers(conversation.replayed)
-            # the greeting answers nothing; the last is what came after all answers
-            requests = [None, *conversation.requests]
-            length = max(len(recorded), len(replayed))
-            count += max(length - 2, 0)
-            for index in range(length):
-                # of two lists of unequal length, the last, incomplete ones belong together
-                ours = _at(recorded, index, length)
-                theirs = _at(replayed, index, length)
-                if _masked(ours, self._names) != _masked(theirs, {}):
-                    last = index == length - 1
-                    request = None if last or index >= len(requests) else requests[index]
-                    differences.append(
-                        Difference(conversation.monitor, conversation.number, request, ours, theirs)
-                    )
+            answers, found = comparison.compare(
+                conversation.recorded.messages,
+                conversation.replayed.messages,
+                conversation.requests,
+                self._names,
+                (conversation.monitor, conversation.number),
+            )
+            count += answers
+            differences += found
         return Comparison(count, tuple(differences))
-
-
-def _at(answers: list[Answer], index: int, length: int) -> Answer:
-    if index == length - 1:
-        return answers[-1]
-    return answers[index] if index < len(answers) - 1 else Answer()
-
-
-def _answers(side: _Side) -> list[Answer]:
-    """Return the answers, and at the end one without a reply for the events after them."""
-    answers = []
-    events: list[dict[str, Any]] = []
-    for message in side.messages:
-        shown = _mask(message)
-        if "event" in message:
-            events.append(shown)
-        else:
-            answers.append(Answer(tuple(events), shown))
-            events = []
-    return [*answers, Answer(tuple(events))]
-
-
-def _mask(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message without what differs by nature."""
-    shown = {name: value for name, value in message.items() if name != "timestamp"}
-    greeting = shown.get("QMP")
-    if isinstance(greeting, dict) and "version" in greeting:
-        shown["QMP"] = {**greeting, "version": "(masked)"}
-    result = shown.get("return")
-    if isinstance(result, dict) and result.keys() == {"qemu", "package"}:
-        shown["return"] = "(masked)"
-    return shown
-
-
-def _generated(value: Any) -> list[str]:
-    """Return the generated names of a value, each once, in the order of their first mention."""
-    return list(dict.fromkeys(_GENERATED.findall(json.dumps(value))))
-
-
-def _masked(answer: Answer, names: dict[str, str]) -> tuple[list[Any], Any]:
-    """Return what is compared: events and reply, with the other side's generated names."""
-    text = json.dumps([answer.events, answer.reply], sort_keys=True)
-    text = _GENERATED.sub(lambda found: names.get(found[0], found[0]), text)
-    events, reply = json.loads(text)
-    return events, reply
 
 
 def _connected(address: Address, limit: float) -> socket.socket:
