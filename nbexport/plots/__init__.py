@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nbexport.plots.availability import draw_availability
+from nbexport.plots.backups import backup_table, draw_backups, marks
 from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
@@ -21,6 +22,7 @@ from nbexport.plots.tables import (
     answer_table,
     availability_table,
     bitmap_table,
+    command_table,
     comparison_table,
     history_table,
     map_table,
@@ -35,10 +37,13 @@ __all__ = [
     "Table",
     "answer_table",
     "availability_table",
+    "backup_table",
     "bitmap_table",
+    "command_table",
     "comparison_table",
     "cost_table",
     "draw_availability",
+    "draw_backups",
     "draw_costs",
     "draw_curves",
     "draw_lengths",
@@ -53,6 +58,7 @@ __all__ = [
     "map_table",
     "map_time_table",
     "mapping_table",
+    "marks",
     "plan_table",
     "rate_table",
     "revisions_table",
