@@ -6,7 +6,7 @@ from nbexport.emulator.host import MonitorAddress, make_monitor, run_monitor
 from nbexport.emulator.machine import PROGRAMS, Machine
 from nbexport.emulator.release import Release
 from nbexport.emulator.replay import Answer, Comparison, Difference, replay, replay_at
-from nbexport.emulator.sessions import StepAnswer, play, play_at
+from nbexport.emulator.sessions import StepAnswer, play, play_at, told
 from nbexport.emulator.targets import TARGETS, Target, launch
 from nbexport.emulator.transcript import Transcript, TranscriptWriter
 
@@ -30,4 +30,5 @@ __all__ = [
     "replay",
     "replay_at",
     "run_monitor",
+    "told",
 ]
