@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nbexport.block import BlockNode
+    from nbexport.emulator.objects import Objects
     from nbexport.emulator.release import Release
 
 Options = dict[str, Any]
@@ -45,7 +46,7 @@ class Builder:
         probed: nodes that were looked at by a user that is gone again.
     """
 
-    def __init__(self, release: Release, graph: Graph, *, objects: Any = None) -> None:
+    def __init__(self, release: Release, graph: Graph, *, objects: Objects | None = None) -> None:
         self._release = release
         self._graph = graph
         self._objects = objects
@@ -111,7 +112,7 @@ class Builder:
         writable = not read_only
         may_fall_back = options.get("auto-read-only", False)
         disk = drivers.open_nbd(
-            options, self._objects, writable=writable, may_fall_back=may_fall_back
+            options, self._release, self._objects, writable=writable, may_fall_back=may_fall_back
         )
         return self._register(name, disk, options, read_only=disk.read_only)
 

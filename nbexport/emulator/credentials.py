@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
-from nbexport.nbd import tls
+from nbexport.nbd import TlsChoice, tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,11 +42,22 @@ class Credentials:
         server: whether they are for the side that listens.
         verifies: whether the other side shows a certificate, which then can be authorized.
         make: returns the server's TLS; it raises UsageError if this Python cannot do it.
+        choice: what a client does with them; None for a server's.
     """
 
     server: bool
     verifies: bool
     make: Callable[[], tls.Tls]
+    choice: TlsChoice | None = None
+
+    def for_client(self, hostname: str | None) -> TlsChoice:
+        """Return what a client of these credentials does.
+
+        Args:
+            hostname: the name that the server's certificate must have; None for the host's.
+        """
+        assert self.choice is not None, "checked by who looked them up"
+        return replace(self.choice, hostname=hostname)
 
     def for_server(self, authorize: Callable[[str], bool] | None) -> tls.Tls:
         """Return TLS for a server.
@@ -71,7 +82,8 @@ def _is_server(properties: Mapping[str, Any]) -> bool:
 
 def anonymous(properties: Mapping[str, Any]) -> Credentials:
     """Return ``tls-creds-anon``, which need no file."""
-    return Credentials(_is_server(properties), verifies=False, make=tls.anonymous)
+    choice = None if _is_server(properties) else TlsChoice(anonymous=True)
+    return Credentials(_is_server(properties), verifies=False, make=tls.anonymous, choice=choice)
 
 
 def shared_keys(properties: Mapping[str, Any]) -> Credentials:
@@ -84,9 +96,12 @@ def shared_keys(properties: Mapping[str, Any]) -> Credentials:
     if server and "username" in properties:
         raise CommandError("username should not be set when endpoint=server")
     path = _access(properties, tls.PSK_KEYS)
+    choice = None
     if not server:
-        _check_client_key(path, properties.get("username", "qemu"))
-    return Credentials(server, verifies=False, make=lambda: tls.psk(path.parent))
+        user = properties.get("username", "qemu")
+        _check_client_key(path, user)
+        choice = TlsChoice(psk_file=str(path), username=user)
+    return Credentials(server, verifies=False, make=lambda: tls.psk(path.parent), choice=choice)
 
 
 def _check_client_key(path: Path, user: str) -> None:
@@ -138,7 +153,13 @@ def certificates(properties: Mapping[str, Any], find_password: Callable[[str], s
     if trouble is not None:
         raise trouble
     if not server:
-        return Credentials(server=False, verifies=True, make=_no_server)
+        choice = TlsChoice(
+            str(authority.parent),
+            verify=properties.get("verify-peer", True),
+            password=password,
+            needs_name=True,
+        )
+        return Credentials(server=False, verifies=True, make=_no_server, choice=choice)
     _check_revocations(authority.parent / _REVOCATIONS_NAME)
     verify = properties.get("verify-peer", True)
     try:

@@ -11,11 +11,14 @@ from nbexport import block, nbd
 from nbexport.block.null import DEFAULT_SIZE
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
 from nbexport.errors import CommandError, PeerError
+from nbexport.nbd import wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nbexport.bits import Bitmap
+    from nbexport.emulator.objects import Objects
+    from nbexport.emulator.release import Release
 
 Options = dict[str, Any]
 
@@ -23,6 +26,15 @@ SIZE_MAX: Final = (1 << 63) - 1
 EXPORT_NAME_MAX: Final = 4096
 """The NBD protocol's limit for names, in bytes."""
 RETRY_SECONDS: Final = 0.1
+_REFUSALS: Final = {
+    wire.REP_ERR_UNSUP: "Unsupported option type {number} ({name})",
+    wire.REP_ERR_POLICY: "Denied by server for option {number} ({name})",
+    wire.REP_ERR_INVALID: "Invalid parameters for option {number} ({name})",
+    wire.REP_ERR_PLATFORM: "Server lacks support for option {number} ({name})",
+    wire.REP_ERR_TLS_REQD: "TLS negotiation required before option {number} ({name})",
+    wire.REP_ERR_SHUTDOWN: "Server shutting down before option {number} ({name})",
+    wire.REP_ERR_BLOCK_SIZE_REQD: "Server requires INFO_BLOCK_SIZE for option {number} ({name})",
+}
 
 
 def open_null(options: Options, *, writable: bool) -> block.NullNode:
@@ -49,11 +61,19 @@ def open_null(options: Options, *, writable: bool) -> block.NullNode:
 # nbd
 
 
-def open_nbd(options: Options, objects: Any, *, writable: bool, may_fall_back: bool) -> nbd.NbdNode:
+def open_nbd(
+    options: Options,
+    release: Release,
+    objects: Objects | None,
+    *,
+    writable: bool,
+    may_fall_back: bool,
+) -> nbd.NbdNode:
     """Connect to a server.
 
     Args:
         options: of blockdev-add.
+        release: decides whether TLS works where.
         objects: finds TLS credentials; None if the process has no objects.
         writable: whether to write.
         may_fall_back: whether to read only if the export does not allow more.
@@ -63,7 +83,7 @@ def open_nbd(options: Options, objects: Any, *, writable: bool, may_fall_back: b
     """
     server = options["server"]
     name = options.get("export", "")
-    tls = _tls(options, objects)
+    tls = _tls(options, release, objects)
     if len(name.encode()) > EXPORT_NAME_MAX:
         raise CommandError("export name too long to send to server")
     uri = _address(server, name, tls)
@@ -87,22 +107,17 @@ def open_nbd(options: Options, objects: Any, *, writable: bool, may_fall_back: b
         return node
 
 
-def _tls(options: Options, objects: Any) -> nbd.TlsChoice | None:
-    """Return how the connection is to be secured, None for not at all.
-
-    The registry of objects says it: ``client_tls(id, hostname)`` returns a `nbd.TlsChoice`, or
-    raises CommandError.
-    """
+def _tls(options: Options, release: Release, objects: Objects | None) -> nbd.TlsChoice | None:
+    """Return how the connection is to be secured, None for not at all."""
     identifier = options.get("tls-creds")
     if identifier is None:
         return None
-    if objects is None or objects.find(identifier) is None:
+    if objects is None:
         raise CommandError(f"No TLS credentials with id '{identifier}'")
-    find = getattr(objects, "client_tls", None)
-    if find is None:
-        raise CommandError("TLS of an NBD client is not supported by this emulator")
-    choice: nbd.TlsChoice = find(identifier, options.get("tls-hostname"))
-    return choice
+    credentials = objects.client_credentials(identifier)
+    if options["server"]["type"] != "inet" and release.tls_needs_inet:
+        raise CommandError("TLS only supported over IP sockets")
+    return credentials.for_client(options.get("tls-hostname"))
 
 
 def _address(server: Mapping[str, Any], name: str, tls: nbd.TlsChoice | None) -> nbd.NbdUri:
@@ -126,7 +141,8 @@ def _address(server: Mapping[str, Any], name: str, tls: nbd.TlsChoice | None) ->
 def _words(error: PeerError, uri: nbd.NbdUri) -> str:
     """Return what QEMU says instead."""
     if isinstance(error, nbd.RefusedError):
-        return "Requested export not available"
+        text = _REFUSALS.get(error.kind, "Requested export not available")
+        return text.format(number=error.option, name=wire.option_name(error.option))
     cause = error.__cause__
     if isinstance(cause, OSError):
         where = uri.socket if uri.socket is not None else f"{uri.host}:{uri.port}"

@@ -227,13 +227,28 @@ class Objects:
         Raises:
             CommandError: there are none of this id.
         """
+        found = self._credentials(identifier)
+        if not found.server:
+            raise CommandError(self._release.wrong_endpoint_text("server"))
+        return found
+
+    def client_credentials(self, identifier: str) -> Credentials:
+        """Return the credentials of a side that connects.
+
+        Raises:
+            CommandError: there are none of this id.
+        """
+        found = self._credentials(identifier)
+        if found.server:
+            raise CommandError(self._release.wrong_endpoint_text("client"))
+        return found
+
+    def _credentials(self, identifier: str) -> Credentials:
         found = self._objects.get(identifier)
         if found is None:
             raise CommandError(f"No TLS credentials with id '{identifier}'")
         if not isinstance(found.value, Credentials):
             raise CommandError(f"Object with id '{identifier}' is not TLS credentials")
-        if not found.value.server:
-            raise CommandError(self._release.wrong_endpoint_text)
         return found.value
 
     def authorizer(self, identifier: str) -> Callable[[str], bool]:

@@ -243,12 +243,15 @@ class Release:
         later = {"secret_common": (5, 1, 0), "event-loop-base": (7, 1, 0)}
         return frozenset(name for name, since in later.items() if not self._has(since))
 
-    @property
-    def wrong_endpoint_text(self) -> str:
-        """The refusal of a client's credentials for a server."""
+    def wrong_endpoint_text(self, side: str) -> str:
+        """Return the refusal of credentials of the other side.
+
+        Args:
+            side: whose are wanted, ``server`` or ``client``.
+        """
         if self._has((6, 1, 0)):
-            return "Expected TLS credentials for a server endpoint"
-        return "Expecting TLS credentials with a server endpoint"
+            return f"Expected TLS credentials for a {side} endpoint"
+        return f"Expecting TLS credentials with a {side} endpoint"
 
     @property
     def tls_needs_inet(self) -> bool:

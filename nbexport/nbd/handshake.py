@@ -116,11 +116,15 @@ class RefusedError(PeerError):
     Args:
         message: the text, with the place.
         reason: what the server says.
+        option: what was refused, one of ``NBD_OPT_*``; 0 where that is not known.
+        kind: how, one of ``NBD_REP_ERR_*``; 0 where that is not known.
     """
 
-    def __init__(self, message: str, reason: str = "") -> None:
+    def __init__(self, message: str, reason: str = "", *, option: int = 0, kind: int = 0) -> None:
         super().__init__(message)
         self.reason = reason
+        self.option = option
+        self.kind = kind
 
 
 def greet(link: Link, *, extended: bool = True) -> Agreed:
@@ -191,7 +195,8 @@ def _context_replies(link: Link, option: int, data: bytes) -> list[tuple[str, in
         elif reply.kind == wire.REP_ERR_UNSUP:
             return []
         elif reply.kind != wire.REP_ACK:
-            raise RefusedError(str(link.fail(reply.message)), reply.message)
+            text = str(link.fail(reply.message))
+            raise RefusedError(text, reply.message, option=option, kind=reply.kind)
     return found
 
 
@@ -207,7 +212,8 @@ def ask_info(link: Link, option: int, name: bytes, contexts: list[str]) -> Expor
         elif reply.kind == wire.REP_ERR_UNSUP and option == wire.OPT_GO and not link.extended:
             return _choose_by_name(link, name, contexts)
         elif reply.kind != wire.REP_ACK:
-            raise RefusedError(str(link.fail(reply.message)), reply.message)
+            text = str(link.fail(reply.message))
+            raise RefusedError(text, reply.message, option=option, kind=reply.kind)
     if len(told.get(wire.INFO_EXPORT, b"")) != wire.INFO_EXPORT_DATA.size:
         raise link.fail("the server does not tell the size of the export")
     _, size, flags = wire.INFO_EXPORT_DATA.unpack(told[wire.INFO_EXPORT])

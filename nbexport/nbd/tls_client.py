@@ -30,7 +30,14 @@ def secure(connection: socket.socket, uri: NbdUri) -> ssl.SSLSocket:
     """
     assert uri.tls is not None
     choice = uri.tls
-    context = _shared_key(choice) if choice.psk_file is not None else _certificates(choice)
+    if choice.needs_name and choice.verify and choice.hostname is None and uri.socket is not None:
+        raise UsageError("No hostname for certificate validation")
+    if choice.anonymous:
+        context = _anonymous()
+    elif choice.psk_file is not None:
+        context = _shared_key(choice)
+    else:
+        context = _certificates(choice)
     name = choice.hostname or (uri.host if uri.socket is None else "localhost")
     return context.wrap_socket(connection, server_hostname=name)
 
@@ -38,6 +45,16 @@ def secure(connection: socket.socket, uri: NbdUri) -> ssl.SSLSocket:
 def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _anonymous() -> ssl.SSLContext:
+    """Return what proves nothing; see `nbexport.nbd.tls.anonymous` for the other side."""
+    context = _context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ADH:AECDH:!eNULL:@SECLEVEL=0")
     return context
 
 
@@ -58,7 +75,7 @@ def _certificates(choice: TlsChoice) -> ssl.SSLContext:
         raise SourceError(f"{authority}: {error.strerror or 'no certificate'}") from error
     if own.exists() or key.exists():
         try:
-            context.load_cert_chain(own, key)
+            context.load_cert_chain(own, key, choice.password)
         except OSError as error:
             raise SourceError(f"{own}: {error.strerror or 'no certificate and key'}") from error
     return context

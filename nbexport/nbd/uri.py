@@ -23,6 +23,10 @@ class TlsChoice:
         verify: whether that is checked.
         psk_file: file of shared keys, ``NAME:HEX`` a line; None for certificates.
         username: whose key it is.
+        password: of the key of our own certificate; no URI has it.
+        needs_name: whether a certificate is not verified without a name, as by QEMU, where a unix
+            socket has none; otherwise it is ``localhost`` there. No URI has it.
+        anonymous: whether neither side shows anything; no URI has it.
     """
 
     certificates: str | None = None
@@ -30,6 +34,9 @@ class TlsChoice:
     verify: bool = True
     psk_file: str | None = None
     username: str | None = None
+    password: str | None = None
+    needs_name: bool = False
+    anonymous: bool = False
 
 
 @dataclass(frozen=True)

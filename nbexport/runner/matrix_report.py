@@ -45,7 +45,7 @@ def page(title: str, verdicts: Sequence[Verdict], *, gone: Iterable[str] = ()) -
     from markupsafe import Markup  # noqa: PLC0415
 
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True)
-    css = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    css = (_TEMPLATES / "site.css").read_text(encoding="utf-8")
     return environment.get_template("matrix.html.j2").render(
         title=title,
         css=Markup(css),  # noqa: S704 - our own style sheet

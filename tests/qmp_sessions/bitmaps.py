@@ -53,6 +53,8 @@ SESSIONS = {
     "persistent ones": [
         disk("n0"), raw("r0"), disk("o0", "old.qcow2"), disk("w0", "wide.qcow2", **RW),
         bitmap("add", "p", "r0", persistent=True),
+        bitmap("add", "p", "o0", persistent=True),
+        bitmap("add", "x" * 1024, "o0", persistent=True, granularity=1 << 31),
         bitmap("add", "p", "n0", persistent=True, granularity=3),
         bitmap("add", "p", "none", persistent=True),
         bitmap("add", "weekly", "n0", persistent=True),

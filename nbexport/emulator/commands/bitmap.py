@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nbexport import block
 from nbexport.bits import Bitmap
 from nbexport.block.tracking import default_granularity
 from nbexport.emulator.commands.registry import command
@@ -127,6 +128,8 @@ def _check_persistent(node: Node, name: str, granularity: int) -> None:
     reason = None
     if node.store is not None:
         reason = node.store.why_not(name, granularity)
+    elif isinstance(node.block, block.Qcow2Node) and node.block.header.version < 3:
+        reason = "Cannot store dirty bitmaps in qcow2 v2 files"
     elif granularity > MAX_PERSISTENT_GRANULARITY:
         reason = f"Granularity exceeds maximum ({MAX_PERSISTENT_GRANULARITY} bytes)"
     elif len(name.encode()) > NAME_LENGTH_MAX:

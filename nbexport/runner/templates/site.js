@@ -104,7 +104,8 @@ scrollers();
   };
   const snippet = (entry, words) => {
     const at = Math.min(...words.map((word) => entry.low.indexOf(word)).filter((n) => n >= 0), entry.low.length);
-    const start = at >= entry.low.length ? 0 : Math.max(0, at - BEFORE);
+    // From the beginning of a word on.
+    const start = at >= entry.low.length || at <= BEFORE ? 0 : entry.text.indexOf(" ", at - BEFORE) + 1;
     const text = entry.text.slice(start, start + BEFORE + AFTER);
     const line = element("p", start ? "…" : "");
     const escaped = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
@@ -143,9 +144,8 @@ scrollers();
     const links = [...list.querySelectorAll("a")];
     const at = links.indexOf(document.activeElement);
     if (event.key === "Escape") {
-      found.hidden = true;
       query.focus();
-      found.hidden = true;
+      found.hidden = true; // which the focus has shown again
     } else if (event.key === "ArrowDown" && links.length) {
       links[Math.min(at + 1, links.length - 1)].focus();
       event.preventDefault();
