@@ -111,6 +111,11 @@ class Connection:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._is_cut = False
 
+    def may_be_leaving(self) -> bool:
+        """Return whether the client has said good-bye, or something that was not looked at yet."""
+        said = self.transmission is not None and self.transmission.client_has_left
+        return said or self._stream.has_news()
+
     def cut(self) -> None:
         """End the connection without ceremony."""
         self._is_cut = True
@@ -202,6 +207,11 @@ class Transmission:
         self._jobs: set[Future[None]] = set()
         self._kept: list[Buffer] = []
         self._kept_bytes = 0
+
+    @property
+    def client_has_left(self) -> bool:
+        """Whether the client has ended the conversation; its last replies may be under way."""
+        return self._engine.disconnected or self._engine.closed
 
     async def run(self) -> None:
         """Answer requests until the client leaves, or is left."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ GRACE_SECONDS = 2.0
 """How long closing lets clients read the replies to what is under way."""
 CROWD = 64
 """So many clients at a time leave enough memory behind to be worth giving back."""
+SETTLING_SECONDS = 0.25
+"""How long a client that seems to leave is waited for before it counts as staying."""
 CLOSE_SECONDS = 5.0
 """How long closing waits for connections that it had to cut."""
 
@@ -88,6 +91,20 @@ class NbdServer:
     def clients_of(self, name: str) -> int:
         """Return how many connections have chosen the export."""
         return sum(c.export is not None and c.export.name == name for c in self._connections)
+
+    async def settle(self, name: str) -> int:
+        """Let clients of an export go that are about to, and return how many stay.
+
+        A client that has left before a question was asked must not be counted in its answer, though
+        the event loop may not have come to it yet.
+        """
+        deadline = time.monotonic() + SETTLING_SECONDS
+        while time.monotonic() < deadline:
+            of = [c for c in self._connections if c.export is not None and c.export.name == name]
+            if not any(connection.may_be_leaving() for connection in of):
+                break
+            await asyncio.sleep(SETTLING_SECONDS / 100)
+        return self.clients_of(name)
 
     async def remove(self, name: str, *, hard: bool = False) -> None:
         """Stop offering an export, and return when nobody uses it any more.

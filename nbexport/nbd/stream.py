@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections import deque
 from itertools import islice
@@ -59,6 +60,14 @@ class Stream:
         self._tls: TlsLayer | None = None
 
     # Reading
+
+    def has_news(self) -> bool:
+        """Return whether the kernel holds something that was not read yet, or the end."""
+        if self._ended:
+            return True
+        waiting = select.poll()
+        waiting.register(self._fd, select.POLLIN)
+        return bool(waiting.poll(0))
 
     async def read(self, wanted: int = 0) -> bytes:
         """Return what comes next, or no bytes at the end.

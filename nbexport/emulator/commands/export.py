@@ -247,7 +247,7 @@ async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:
     if export.shutting_down:
         raise CommandError(f"Export '{identifier}' is already shutting down")
     server = running_server(machine)
-    busy = server.clients_of(export.name) > 0
+    busy = await server.settle(export.name) > 0
     if mode == "safe" and busy:
         raise CommandError(f"export '{identifier}' still in use")
     export.shutting_down = True

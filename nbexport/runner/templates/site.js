@@ -60,13 +60,14 @@ if (contents) {
   mark();
 }
 
-// What can be scrolled sideways must be reachable by keyboard.
+// What can be scrolled must be reachable by keyboard.
 const scrollers = () => {
   for (const box of document.querySelectorAll(".scroll, .output_html, pre")) {
-    if (box.scrollWidth > box.clientWidth) {
+    const sideways = box.scrollWidth > box.clientWidth;
+    if (sideways || box.scrollHeight > box.clientHeight) {
       box.tabIndex = 0;
       box.setAttribute("role", "group");
-      box.setAttribute("aria-label", "Scrolls sideways");
+      box.setAttribute("aria-label", sideways ? "Scrolls sideways" : "Scrolls");
     } else {
       for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
     }

@@ -484,3 +484,19 @@ def test_a_limit_of_one_client_holds_over_all_addresses(tmp_path):
             assert client.read(1, 3) == b"\x01\x02\x03"
 
     asyncio.run(scenario())
+
+
+def test_who_has_just_left_is_not_counted(path):
+    with serving(path, export("a")) as (server, call), begin(path, b"a"):
+        for _ in range(50):
+            begin(path, b"a").close()
+            # asked before the server has had a turn to look at the end of the connection
+            assert call(server.settle("a")) == 1
+
+
+def test_who_asks_without_end_is_counted_soon(path):
+    with serving(path, export("a")) as (server, call), begin(path, b"a") as talk:
+        talk.send(b"\x25\x60\x95\x13")  # a request that is never finished
+        began = time.monotonic()
+        assert call(server.settle("a")) == 1
+        assert time.monotonic() - began < SECONDS
