@@ -20,12 +20,16 @@ _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def backup_table(backups: Sequence[Fetched]) -> Table:
-    """Tabulate what consumers fetched, in the order in which they did."""
+    """Tabulate what consumers fetched, in the order in which they did.
+
+    A full copy is what a backup of all would have read at that moment; the last column tells
+    whether the copy is the disk of the moment at which the backup began.
+    """
     rows = [
         (
             each.consumer,
             each.bitmap or "(full)",
-            format_size(each.marked),
+            format_size(each.marked) if each.bitmap else "all",
             format_size(each.copied),
             format_size(each.in_use),
             f"{format_size(each.saved)} ({each.saved / each.in_use:.0%})" if each.in_use else "-",
@@ -33,8 +37,7 @@ def backup_table(backups: Sequence[Fetched]) -> Table:
         )
         for each in backups
     ]
-    header = ("consumer", "bitmap", "to bring up to date", "copied", "a full one copies", "saved",
-              "is the disk of then")  # fmt: skip
+    header = ("consumer", "bitmap", "marked", "copied", "full copy", "saved", "as the disk was")
     return Table(header, rows)
 
 

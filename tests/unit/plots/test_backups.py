@@ -22,7 +22,7 @@ WRONG = Fetched("off", "o-2", {**MAPS, "qemu:dirty-bitmap:o-2": DIRTY}, 16 * MiB
 
 def test_a_table_tells_what_was_saved_and_what_is_wrong():
     rows = backup_table([FULL, SINCE, WRONG]).rows
-    assert rows[0][:4] == ("onsite", "(full)", "64 MiB", "16 MiB")
+    assert rows[0][:4] == ("onsite", "(full)", "all", "16 MiB")
     assert rows[1][4:] == ("16 MiB", "14 MiB (88%)", "yes")
     assert rows[2][-1] == "NO"
 
