@@ -274,6 +274,9 @@ class ImageOpener:
                 raise CommandError("Must specify either driver or file")
             driver = _device_or_file(options["filename"])
         options["driver"] = driver
+        if filename is None and str(options.get("filename", "")).startswith("file:"):
+            # Only in a name that stands alone it is a protocol; one such is taken off below.
+            options["filename"] = f"file:{options['filename']}"
         if driver in {"file", "host_device"} and not options.get("filename"):
             raise CommandError(f"The '{driver}' block driver requires a file name")
         if driver.startswith("null"):
@@ -344,7 +347,7 @@ def _parsed_name(driver: str, name: str) -> Options:
         return found | {"server": {"type": "unix", "path": rest.removeprefix("unix:")}}
     host, colon, port = rest.rpartition(":")
     if not colon:
-        raise CommandError("server address not in host:port format")
+        raise CommandError(f"error parsing address '{rest}'")
     return found | {"server": {"type": "inet", "host": host.strip("[]"), "port": port}}
 
 
