@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peers import peer
@@ -121,3 +123,22 @@ def in_place(folder: Path) -> Path:
 def first_in_path(folder: Path) -> dict[str, Any]:
     """Return the environment in which a folder's commands come before all others."""
     return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+def with_pid(command: str) -> list[str]:
+    """Return words that become a command with LISTEN_PID set to its own number."""
+    code = (
+        "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid());"
+        "os.execvp(sys.argv[1], ['qemu-nbd', *sys.argv[2:]])"
+    )
+    return [sys.executable, "-c", code, command]
+
+
+def end(pid: int) -> None:
+    """Tell a process that is not our child to end, and wait until it has."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.02)

@@ -50,7 +50,7 @@ def serve(wanted: Wanted) -> int:
     """
     daemon = None
     if wanted.fork or (wanted.device is not None and not wanted.verbose):
-        daemon = Daemon()
+        daemon = Daemon(talks=wanted.verbose)
         status = daemon.fork()
         if status is not None:
             return status
