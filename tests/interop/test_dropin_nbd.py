@@ -264,6 +264,7 @@ def test_a_signal_ends_it_with_success(number, folder, command):
     ended = []
     for each in both(command):
         with serving(each, folder, "-t", "-r", "-f", "raw", "r.raw") as (process, path):
+            assert listed(peer("qemu-nbd"), "-k", path)[0] == 0  # it is lost if it comes earlier
             process.send_signal(number)
             ended.append((process.wait(20), path.exists(), *process.communicate()))
     assert ended[0] == ended[1] == (0, False, "", "")
