@@ -273,7 +273,8 @@ def test_a_signal_ends_it_with_success(number, folder, command):
 def test_the_warning_about_a_guessed_format_is_the_same(folder, command):
     said = []
     for each in both(command):
-        with serving(each, folder, "-t", "r.raw") as (process, _):
+        with serving(each, folder, "-t", "r.raw") as (process, path):
+            assert listed(peer("qemu-nbd"), "-k", path)[0] == 0
             process.terminate()
             said.append(process.communicate(timeout=20))
     assert said[0] == said[1]
@@ -300,6 +301,24 @@ def test_a_fork_returns_when_clients_can_come(words, folder, command):
         assert text == f"{int(text)}\n"
     assert seen[0] == seen[1]
     assert seen[0][0] == (0 if words else 1)
+
+
+def test_a_guessed_image_cannot_be_made_another_format(folder, command, tmp_path):
+    """As the warning says; with -f raw it can."""
+    magic = tmp_path / "magic"
+    magic.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(504))
+    for words, text in (([], "Operation not permitted"), (["-f", "raw"], "")):
+        seen = []
+        for each in both(command):
+            image = tmp_path / "r.raw"
+            image.write_bytes(bytes(1 << 20))
+            with serving(each, folder, "-t", *words, image) as (_, path):
+                target = f"nbd+unix:///?socket={path}"
+                done = run("qemu-io", "-f", "raw", "-c", f"write -s {magic} 0 512", "-c",
+                           "write -P 7 512 512", target, check=False)  # fmt: skip
+                seen.append((done.stderr, done.stdout.splitlines()[0], image.read_bytes()))
+        assert seen[0] == seen[1]
+        assert text in seen[0][1] + seen[0][0]
 
 
 def test_writes_reach_the_image_and_its_bitmaps(folder, command, tmp_path):
