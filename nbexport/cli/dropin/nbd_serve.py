@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FIRST_FD = 3
 _DEFAULT_SOCKET = "/var/lock/qemu-nbd-{}"
+_DEVICE_SECONDS = 5.0
+"""How long the end waits for the kernel to let go of the device."""
 _WRITE_THROUGH = {"writethrough", "directsync"}
 _DIRECT = {"none", "off", "directsync"}
 
@@ -76,6 +78,7 @@ class _Server:
         self._process = _Process(Release.parse(RELEASE), wanted.shared)
         self._stop = asyncio.Event()
         self._status = 0
+        self._device_work: asyncio.Future[None] | None = None
         if wanted.device is not None and wanted.socket is None:
             wanted.socket = _DEFAULT_SOCKET.format(wanted.device.rpartition("/")[2])
 
@@ -104,6 +107,9 @@ class _Server:
             await self._stop.wait()
         finally:
             await server.close()
+            if self._device_work is not None:
+                # Its client is gone; what the kernel said of the device decides the status.
+                await asyncio.wait({self._device_work}, timeout=_DEVICE_SECONDS)
             self._close()
             for number in _SIGNALS:  # all is done: another one has nothing to end
                 loop.remove_signal_handler(number)
@@ -121,6 +127,7 @@ class _Server:
         if wanted.device is not None:
             work = loop.run_in_executor(None, self._attach, wanted.device, loop)
             work.add_done_callback(lambda _: self._stop.set())
+            self._device_work = work
         if wanted.pid_file is not None:
             write_pid(wanted.pid_file)
         os.chdir("/")  # no file system is to be held by a server that runs for long
