@@ -1,0 +1,160 @@
+"""What the commands that run a whole process share: messages, background, process id, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+RELEASE_VARIABLE = "NBEXPORT_RELEASE"
+"""The environment variable that names the release to behave as."""
+DEFAULT_RELEASE = "7.2"
+PROJECT_LINES = "nbexport emulates the block layer's interfaces; it has none of QEMU's code."
+HINT_OF_ID = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+
+_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+class StopError(Exception):
+    """The program has to end; why has been told.
+
+    Args:
+        status: its exit status.
+    """
+
+    def __init__(self, status: int = 1) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Reporter:
+    """Tells messages on standard error, as QEMU's programs do.
+
+    Args:
+        program: the name before each message.
+
+    Attributes:
+        place: the words of the option that is acted on; empty for none.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self.place = ""
+
+    def tell(self, text: str) -> None:
+        """Tell something, with the place."""
+        where = f"{self._program}: {self.place}: " if self.place else f"{self._program}: "
+        sys.stderr.write(f"{where}{text}\n")
+        sys.stderr.flush()
+
+    def fail(self, text: str) -> StopError:
+        """Tell an error, and return what ends the program."""
+        if text.endswith("expects an identifier"):
+            text += f"\n{HINT_OF_ID}"
+        self.tell(text)
+        return StopError()
+
+
+def program_name(default: str) -> str:
+    """Return the name by which the program was called."""
+    name = Path(sys.argv[0]).name
+    return default if name in {"", "__main__.py", "-c"} else name
+
+
+def version_numbers() -> tuple[str, str]:
+    """Return the release to behave as, and its version in three numbers.
+
+    Raises:
+        UsageError: the environment names a release that is not known.
+    """
+    text = os.environ.get(RELEASE_VARIABLE) or DEFAULT_RELEASE
+    from nbexport.emulator.release import Release  # noqa: PLC0415 - told only if asked for
+
+    return text, str(Release.parse(text))
+
+
+class Background:
+    """The way of a process into the background, while who started it waits.
+
+    The parent ends with status 0 once the child says that it is ready, and with 1 if the child
+    ends before.
+    """
+
+    def __init__(self) -> None:
+        read, write = os.pipe()
+        if os.fork():
+            os.close(write)
+            with contextlib.suppress(OSError):
+                ready = os.read(read, 1)
+            os._exit(0 if ready else 1)
+        os.close(read)
+        os.setsid()
+        self._ready = write
+
+    def leave(self) -> None:
+        """Let the parent end; leave its folder and its standard streams."""
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+        os.write(self._ready, b"\0")
+        os.close(self._ready)
+
+
+class PidFile:
+    """A file that has the process's id while it runs.
+
+    Args:
+        name: the file.
+
+    Raises:
+        OSError: it cannot be made, or another process has it.
+    """
+
+    def __init__(self, name: str) -> None:
+        import fcntl  # noqa: PLC0415 - where it is used
+
+        self._path = Path(name).absolute()
+        try:
+            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise OSError(error.errno, f"Could not create '{name}': {error.strerror}") from error
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            reason = f"Could not lock '{name}': {error.strerror}"
+            raise OSError(error.errno, reason) from error
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+
+    def remove(self) -> None:
+        """Remove the file."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+def watch_signals(loop: asyncio.AbstractEventLoop, act: Callable[[int, int], object]) -> None:
+    """Have ``act`` called in the loop with the number of a signal that asks to end, and its sender.
+
+    The sender's process id is 0 where the kernel sent it. To be called before any other thread is
+    there: the signals reach no handler any more.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def wait() -> None:
+        while True:
+            told = signal.sigwaitinfo(_SIGNALS)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(act, told.si_signo, told.si_pid)
+
+    threading.Thread(target=wait, daemon=True, name="signals").start()
