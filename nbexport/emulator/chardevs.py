@@ -252,15 +252,11 @@ def _typed(name: str, value: str) -> Any:
 def _address(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the address of a socket, as the interface has it."""
     path, host = given.get("path"), given.get("host")
-    if path is not None and (host is not None or "port" in given or "fd" in given):
+    if (path is not None) + (host is not None) + ("fd" in given) > 1:
         raise CommandError("None or one of 'path', 'fd' or 'host' option required.")
     if path is not None:
-        if not path:
-            raise CommandError("chardev: socket: no path given")
         return {"type": "unix", "data": _only(given, "path", "abstract", "tight")}
-    if host is not None or ("port" in given and "fd" not in given):
-        if host is None:
-            raise CommandError("chardev: socket: no host given")
+    if host is not None:
         if "port" not in given:
             raise CommandError("chardev: socket: no port given")
         return {"type": "inet", "data": _only(given, "host", "port", "to", "ipv4", "ipv6")}
@@ -305,7 +301,7 @@ async def _connect(kind: str, data: Mapping[str, Any]) -> socket.socket:
             await loop.sock_connect(made, where)
         except OSError as error:
             made.close()
-            reason = error.strerror or os.strerror(error.errno or 0)
+            reason = os.strerror(error.errno or 0)
         except BaseException:
             made.close()
             raise

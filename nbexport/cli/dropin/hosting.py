@@ -76,9 +76,9 @@ def version_numbers() -> tuple[str, str]:
         UsageError: the environment names a release that is not known.
     """
     text = os.environ.get(RELEASE_VARIABLE) or DEFAULT_RELEASE
-    from nbexport.emulator.release import Release  # noqa: PLC0415 - told only if asked for
+    from nbexport.emulator.branches import parse_version  # noqa: PLC0415 - only if asked for
 
-    return text, str(Release.parse(text))
+    return text, ".".join(map(str, parse_version(text)))
 
 
 class Background:

@@ -75,16 +75,17 @@ class _Located(Parser):
             GetoptError: at the first word that is wrong.
         """
         whole = list(self._words)
-        told = 0
+        told = done = 0
         for name, value in self:
-            used = whole[: len(whole) - len(self._words)]
-            yield from self._new_operands(told)
-            told = len(self.operands)
-            joined = used[-1:] if not value or used[-1] != value else used[-2:]
-            yield Word(" ".join(joined), name, value)
-        yield from self._new_operands(told)
-
-    def _new_operands(self, told: int) -> Iterator[Word]:
+            operands = self.operands[told:]
+            for operand in operands:
+                yield Word(operand, "", operand)
+            told += len(operands)
+            end = len(whole) - len(self._words)
+            # An option and its value are one word or two; operands stand before them.
+            start = max(done + len(operands), end - 2)
+            done = end
+            yield Word(" ".join(whole[start:end]), name, value)
         for operand in self.operands[told:]:
             yield Word(operand, "", operand)
 
@@ -171,7 +172,6 @@ async def _serve(given: Sequence[Word], reporter: Reporter, behind: Background |
     except NbexportError as error:
         raise reporter.fail(str(error)) from error
     monitors = make_monitor(machine)
-    group = optionlist.chardevs()
 
     def told(text: str) -> None:
         if text.startswith("!"):
@@ -212,7 +212,7 @@ async def _serve(given: Sequence[Word], reporter: Reporter, behind: Background |
                         sys.stdout.write("\n".join(lines) + "\n")
                         raise StopError(0)
                 elif word.name == "chardev":
-                    await startup.chardev(group.parse(word.value))
+                    await startup.chardev(optionlist.chardevs().parse(word.value))
                 elif word.name == "trace" and word.value == "help":
                     raise StopError(0)
             except optionlist.HelpWantedError:
