@@ -79,6 +79,11 @@ def probe_format(file: BlockNode) -> str:
     return "raw"
 
 
+def is_known_driver(name: str) -> bool:
+    """Return whether a name is that of a driver of QEMU's which is not supported here."""
+    return name in _OTHER_DRIVERS
+
+
 def unsupported_driver(name: str, filename: str) -> FormatError:
     """Return the error that refuses a driver by its name."""
     if name in _OTHER_DRIVERS:

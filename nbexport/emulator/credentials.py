@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
-from nbexport.nbd import tls
+from nbexport.nbd import TlsChoice, tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -42,11 +42,13 @@ class Credentials:
         server: whether they are for the side that listens.
         verifies: whether the other side shows a certificate, which then can be authorized.
         make: returns the server's TLS; it raises UsageError if this Python cannot do it.
+        choice: how a client secures its connection; None if it cannot.
     """
 
     server: bool
     verifies: bool
     make: Callable[[], tls.Tls]
+    choice: TlsChoice | None = None
 
     def for_server(self, authorize: Callable[[str], bool] | None) -> tls.Tls:
         """Return TLS for a server.
@@ -85,8 +87,11 @@ def shared_keys(properties: Mapping[str, Any]) -> Credentials:
         raise CommandError("username should not be set when endpoint=server")
     path = _access(properties, tls.PSK_KEYS)
     if not server:
-        _check_client_key(path, properties.get("username", "qemu"))
-    return Credentials(server, verifies=False, make=lambda: tls.psk(path.parent))
+        user = properties.get("username", "qemu")
+        _check_client_key(path, user)
+        choice = TlsChoice(psk_file=str(path), username=user)
+        return Credentials(server=False, verifies=False, make=_no_server, choice=choice)
+    return Credentials(server=True, verifies=False, make=lambda: tls.psk(path.parent))
 
 
 def _check_client_key(path: Path, user: str) -> None:
@@ -138,7 +143,8 @@ def certificates(properties: Mapping[str, Any], find_password: Callable[[str], s
     if trouble is not None:
         raise trouble
     if not server:
-        return Credentials(server=False, verifies=True, make=_no_server)
+        choice = TlsChoice(str(authority.parent), verify=properties.get("verify-peer", True))
+        return Credentials(server=False, verifies=True, make=_no_server, choice=choice)
     _check_revocations(authority.parent / _REVOCATIONS_NAME)
     verify = properties.get("verify-peer", True)
     try:

@@ -5,7 +5,7 @@ Source: QEMU's ``qapi/qom.json``; the texts were compared with 7.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nbexport.emulator import authorization, credentials, secret
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from nbexport.emulator.release import Release
+    from nbexport.nbd import TlsChoice
 
 OBJECTS_MAX = 10_000
 """Objects of a process: a client that adds them in a loop gets an error, not all memory."""
@@ -235,6 +236,39 @@ class Objects:
         if not found.value.server:
             raise CommandError(self._release.wrong_endpoint_text)
         return found.value
+
+    def client_credentials(self, identifier: str) -> Credentials:
+        """Return the credentials of a side that connects.
+
+        Raises:
+            CommandError: there are none of this id.
+        """
+        found = self._objects.get(identifier)
+        if found is None:
+            raise CommandError(f"No TLS credentials with id '{identifier}'")
+        if not isinstance(found.value, Credentials):
+            raise CommandError(f"Object with id '{identifier}' is not TLS credentials")
+        if found.value.server:
+            raise CommandError("Expected TLS credentials for a client endpoint")
+        return found.value
+
+    def client_tls(self, identifier: str, hostname: str | None) -> TlsChoice:
+        """Return how a connection is secured with credentials.
+
+        Args:
+            identifier: of the credentials.
+            hostname: the name that the server's certificate must have; None for the host's.
+
+        Raises:
+            CommandError: there are none of this id, or they cannot be used here.
+        """
+        choice = self.client_credentials(identifier).choice
+        if choice is None:
+            raise CommandError(
+                f"TLS credentials '{identifier}' cannot be used: a client needs certificates or "
+                "shared keys"
+            )
+        return replace(choice, hostname=hostname)
 
     def authorizer(self, identifier: str) -> Callable[[str], bool]:
         """Return what asks an authorization that need be there only when somebody comes."""
