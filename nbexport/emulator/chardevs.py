@@ -21,10 +21,18 @@ from nbexport.listening import UnixListener
 from nbexport.qmp.endpoints import BACKLOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Protocol
 
     from nbexport.qmp import QmpServer
+
+    class Told(Protocol):
+        """Gets a message, and whether it belongs to the option that is acted on."""
+
+        def __call__(self, text: str, *, info: bool = True) -> None:
+            """Take a message."""
+
 
 OTHER_KINDS: Final = frozenset({
     "console", "dbus", "file", "memory", "mux", "parallel", "pipe", "pty", "qemu-vdagent",
@@ -69,7 +77,7 @@ class Chardevs:
         daemon: whether the process leaves its standard input and output.
     """
 
-    def __init__(self, told: Callable[[str], None], *, daemon: bool = False) -> None:
+    def __init__(self, told: Told, *, daemon: bool = False) -> None:
         self._devices: dict[str, Chardev] = {}
         self._told = told
         self._daemon = daemon
@@ -165,7 +173,7 @@ class Chardevs:
             if not device.reconnect:
                 raise
             device.address = address
-            self._told(f"!Unable to connect character device {device.id}: {error}")
+            self._told(f"Unable to connect character device {device.id}: {error}", info=False)
         else:
             if device.reconnect:
                 device.address = address

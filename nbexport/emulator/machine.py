@@ -152,7 +152,12 @@ class Machine:
         await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
         node = export.node
-        users = (self.graph.parents(node), self.graph.exports_of(node), self.graph.jobs_of(node))
+        users = (
+            self.graph.parents(node),
+            self.graph.exports_of(node),
+            self.graph.jobs_of(node),
+            self.graph.backends_of(node),
+        )
         if not (node.monitor_owned or any(users)):
             # Whoever opened it is gone; the export was its last user.
             await self.in_thread(self.close_nodes, self.graph.remove(node))

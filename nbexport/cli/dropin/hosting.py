@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
 
 RELEASE_VARIABLE = "NBEXPORT_RELEASE"
 """The environment variable that names the release to behave as."""
 DEFAULT_RELEASE = "7.2"
 PROJECT_LINES = "nbexport emulates the block layer's interfaces; it has none of QEMU's code."
 HINT_OF_ID = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
-
-_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 class StopError(Exception):
@@ -108,53 +99,3 @@ class Background:
         os.close(null)
         os.write(self._ready, b"\0")
         os.close(self._ready)
-
-
-class PidFile:
-    """A file that has the process's id while it runs.
-
-    Args:
-        name: the file.
-
-    Raises:
-        OSError: it cannot be made, or another process has it.
-    """
-
-    def __init__(self, name: str) -> None:
-        import fcntl  # noqa: PLC0415 - where it is used
-
-        self._path = Path(name).absolute()
-        try:
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise OSError(error.errno, f"Could not create '{name}': {error.strerror}") from error
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._file)
-            reason = f"Could not lock '{name}': {error.strerror}"
-            raise OSError(error.errno, reason) from error
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
-
-    def remove(self) -> None:
-        """Remove the file."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-
-
-def watch_signals(loop: asyncio.AbstractEventLoop, act: Callable[[int, int], object]) -> None:
-    """Have ``act`` called in the loop with the number of a signal that asks to end, and its sender.
-
-    The sender's process id is 0 where the kernel sent it. To be called before any other thread is
-    there: the signals reach no handler any more.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-
-    def wait() -> None:
-        while True:
-            told = signal.sigwaitinfo(_SIGNALS)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(act, told.si_signo, told.si_pid)
-
-    threading.Thread(target=wait, daemon=True, name="signals").start()

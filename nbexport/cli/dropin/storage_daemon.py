@@ -15,16 +15,16 @@ from nbexport.cli.dropin.getopt import GetoptError, Option, Parser
 from nbexport.cli.dropin.hosting import (
     PROJECT_LINES,
     Background,
-    PidFile,
     Reporter,
     StopError,
     program_name,
     version_numbers,
-    watch_signals,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from nbexport.cli.dropin.running import Host
 
 PROGRAM = "qemu-storage-daemon"
 
@@ -148,105 +148,45 @@ def _print_help() -> None:
 
 
 def _run(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
-    import asyncio  # noqa: PLC0415 - late, as all here
+    from nbexport.cli.dropin import running  # noqa: PLC0415 - late, as all here
 
-    try:
-        asyncio.run(_serve(given, reporter, behind))
-    except KeyboardInterrupt:
-        raise StopError(0) from None
-
-
-async def _serve(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
-    import asyncio  # noqa: PLC0415 - late, as all here
-
-    from nbexport.cli.dropin import optionlist  # noqa: PLC0415
-    from nbexport.emulator.chardevs import Chardevs  # noqa: PLC0415
-    from nbexport.emulator.host import make_monitor  # noqa: PLC0415
-    from nbexport.emulator.machine import Machine  # noqa: PLC0415
-    from nbexport.emulator.release import Release  # noqa: PLC0415
-    from nbexport.emulator.startup import Startup  # noqa: PLC0415
-    from nbexport.errors import NbexportError  # noqa: PLC0415
-
-    try:
-        machine = Machine(Release.parse(version_numbers()[0]), program=PROGRAM)
-    except NbexportError as error:
-        raise reporter.fail(str(error)) from error
-    monitors = make_monitor(machine)
-
-    def told(text: str) -> None:
-        if text.startswith("!"):
-            Reporter(program_name(PROGRAM)).tell(text[1:])
-        else:
-            reporter.tell(f"info: {text}")
-
-    devices = Chardevs(told, daemon=behind is not None)
-    startup = Startup(machine, monitors, devices)
-    pid_name, pid_file = "", None
-    starting = asyncio.current_task()
-
-    def end(_number: int, _sender: int) -> None:
-        # While the options are acted on nothing else could end a wait for a client.
-        if starting is not None:
-            starting.cancel()
-        monitors.request_close()
-
-    watch_signals(asyncio.get_running_loop(), end)
-    try:
+    async def act(host: running.Host) -> None:
+        pid_file = ""
         for word in given:
-            reporter.place = word.place
-            try:
-                if not word.name:
-                    raise reporter.fail("Unexpected argument")
-                if word.name == "blockdev":
-                    await startup.blockdev(word.value)
-                elif word.name == "export":
-                    await startup.export(word.value)
-                elif word.name == "nbd-server":
-                    await startup.nbd_server(word.value)
-                elif word.name == "monitor":
-                    await startup.monitor(word.value)
-                elif word.name == "pidfile":
-                    pid_name = word.value
-                elif word.name == "object":
-                    if lines := await startup.object(word.value):
-                        sys.stdout.write("\n".join(lines) + "\n")
-                        raise StopError(0)
-                elif word.name == "chardev":
-                    await startup.chardev(optionlist.chardevs().parse(word.value))
-                elif word.name == "trace" and word.value == "help":
-                    raise StopError(0)
-            except optionlist.HelpWantedError:
-                names = "".join(f"\n  {kind}" for kind in optionlist.CHARDEV_KINDS)
-                sys.stdout.write(f"Available chardev backend types: {names}\n")
-                raise StopError(0) from None
-            except NbexportError as error:
-                raise reporter.fail(_whole(error)) from error
-        reporter.place = ""
-        if pid_name:
-            try:
-                pid_file = PidFile(pid_name)
-            except OSError as error:
-                raise reporter.fail(f"cannot create PID file: {error.strerror}") from error
-        startup.serve()
-        if behind is not None:
-            behind.leave()
-        starting = None
-        await monitors.wait_closed()
-    except asyncio.CancelledError:
-        raise StopError(0) from None
-    finally:
-        await machine.close()
-        await monitors.close()
-        await startup.close()
-        if pid_file is not None:
-            pid_file.remove()
+            if word.name == "pidfile":
+                pid_file = word.value
+                continue
+            with host.at(word.place):
+                await _act(host, word)
+        if pid_file:
+            host.write_pid(pid_file)
+
+    running.run(PROGRAM, reporter, act, behind=behind)
 
 
-def _whole(error: Exception) -> str:
-    """Return an error's text with what a monitor would not be told."""
-    cause = error.__cause__
-    text = str(error)
-    return str(cause) if cause is not None and str(cause).startswith(f"{text}\n") else text
+async def _act(host: Host, word: Word) -> None:
+    """Act on one option."""
+    from nbexport.cli.dropin import optionlist  # noqa: PLC0415 - late, as all here
+
+    startup = host.startup
+    if not word.name:
+        raise host.reporter.fail("Unexpected argument")
+    if word.name == "blockdev":
+        await startup.blockdev(word.value)
+    elif word.name == "export":
+        await startup.export(word.value)
+    elif word.name == "nbd-server":
+        await startup.nbd_server(word.value)
+    elif word.name == "monitor":
+        await startup.monitor(word.value)
+    elif word.name == "object":
+        if lines := await startup.object(word.value):
+            sys.stdout.write("\n".join(lines) + "\n")
+            raise StopError(0)
+    elif word.name == "chardev":
+        await startup.chardev(optionlist.chardevs().parse(word.value))
+    elif word.name == "trace" and word.value in {"help", "?"}:
+        raise StopError(0)
 
 
 if __name__ == "__main__":

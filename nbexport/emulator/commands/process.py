@@ -32,6 +32,10 @@ async def stop(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     if machine.running:
         machine.running = False
         machine.emit("STOP")
+    # All that is on its way to the disks ends first.
+    for job in list(machine.graph.jobs.values()):
+        if job.nodes:
+            await machine.jobs.disturb(job.nodes[0], times=1)
 
 
 @command("cont")
