@@ -31,7 +31,7 @@ class Group:
 
     Attributes:
         name: how errors call the kind.
-        implied: the name of a first value that stands alone.
+        implied: the name of a first value that stands alone, if there is one.
         known: the names that there are, or None for any.
         switches: names of those that are on or off.
         numbers: names of those that are numbers.
@@ -39,7 +39,7 @@ class Group:
     """
 
     name: str
-    implied: str
+    implied: str | None
     known: frozenset[str] | None = None
     switches: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class Group:
             self._check(name, value)
         return found
 
-    def _pairs(self, text: str, implied: str) -> list[tuple[str, str]]:
+    def _pairs(self, text: str, implied: str | None) -> list[tuple[str, str]]:
         pairs = []
         position, first = 0, True
         while position < len(text):
@@ -81,7 +81,7 @@ class Group:
             name, end = match[0], match.end()
             if text[end : end + 1] == "=":
                 value, position = _value(text, end + 1)
-            elif first:
+            elif first and implied is not None:
                 value, position = _value(text, position)
                 if value in {"help", "?"}:
                     raise HelpWantedError

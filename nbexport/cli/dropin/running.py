@@ -103,16 +103,20 @@ class Host:
     def terminate(self, number: int, sender: int) -> None:
         """End because of a signal; the system emulator tells of it."""
         if self.machine.is_system_emulator:
-            whence = ""
-            if sender:
-                try:
-                    name = Path(f"/proc/{sender}/comm").read_text().strip()
-                except OSError:
-                    name = "<unknown process>"
-                whence = f" from pid {sender} ({name})"
-            self.reporter.tell(f"terminating on signal {number}{whence}")
+            self.tell_signal(number, sender)
             self.machine.emit("SHUTDOWN", {"guest": False, "reason": "host-signal"})
         self.machine.later(self._leave())
+
+    def tell_signal(self, number: int, sender: int) -> None:
+        """Tell which signal ends the process, and whose."""
+        whence = ""
+        if sender:
+            try:
+                name = Path(f"/proc/{sender}/comm").read_text().strip()
+            except OSError:
+                name = "<unknown process>"
+            whence = f" from pid {sender} ({name})"
+        self._told(f"terminating on signal {number}{whence}", info=False)
 
     async def _leave(self) -> None:
         await self.machine.stop_nbd_server()
@@ -168,6 +172,8 @@ async def _run(
     def end(number: int, sender: int) -> None:
         # While options are acted on, nothing else could end the wait for a client.
         if starting is not None:
+            if host is not None and host.machine.is_system_emulator:
+                host.tell_signal(number, sender)
             starting.cancel()
         elif host is not None:
             host.terminate(number, sender)

@@ -181,7 +181,7 @@ async def _make(host: Host, wanted: Wanted) -> None:
         with host.at(place):
             await host.startup.chardev(options)
     drives = Drives(host.machine, _warn)
-    group = Group("drive", "file")
+    group = Group("drive", None)
     for place, kind, text in wanted.blocks:
         with host.at(place):
             if kind == "blockdev":

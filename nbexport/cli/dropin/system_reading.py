@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from typing import TYPE_CHECKING, Final
@@ -56,7 +57,8 @@ class Reader:
         self._monitors = optionlist.Group(
             "mon", "chardev", _MON_NAMES, frozenset({"pretty"}), warn=reporter.tell
         )
-        self._drives = optionlist.Group("drive", "file", warn=reporter.tell)
+        self._drives = optionlist.Group("drive", None, warn=reporter.tell)
+        self._objects = optionlist.Group("object", "qom-type", warn=reporter.tell)
         self._compat = 0
 
     def read(self, given: Sequence[Word]) -> None:
@@ -111,6 +113,10 @@ class Reader:
         elif name == "compat":
             wanted.policy = CompatPolicy.parse(value, Release.parse(version_numbers()[0]).version)
         elif name == "object":
+            if not value.startswith("{"):
+                # Only to find what is wrong with it as a list: it is read by the interface later.
+                with contextlib.suppress(optionlist.HelpWantedError):
+                    self._objects.parse(value)
             wanted.objects.append((word.place, value))
         elif name in {"blockdev", "drive"}:
             if name == "drive":
