@@ -289,6 +289,10 @@ class QmpServer:
         if not self._turn.locked():
             self._over.set()
 
+    async def wait_requested(self) -> None:
+        """Wait until a close was requested; what comes first is to be done before `close`."""
+        await self._over.wait()
+
     async def wait_closed(self) -> None:
         """Wait until a close was requested, then close."""
         await self._over.wait()

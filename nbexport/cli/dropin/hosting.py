@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,18 @@ RELEASE_VARIABLE = "NBEXPORT_RELEASE"
 DEFAULT_RELEASE = "7.2"
 PROJECT_LINES = "nbexport emulates the block layer's interfaces; it has none of QEMU's code."
 HINT_OF_ID = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+"""What asks the process to end."""
+
+
+def hold_signals() -> None:
+    """Keep `SIGNALS` until somebody waits for them.
+
+    To be called before the first thread is there, and libraries make threads when they are
+    imported: one that does not hold a signal would be ended by it, and the process with it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 class StopError(Exception):

@@ -10,9 +10,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from nbexport.cli.dropin.hosting import Background, Reporter, StopError, version_numbers
+from nbexport.cli.dropin.hosting import (
+    SIGNALS,
+    Background,
+    Reporter,
+    StopError,
+    version_numbers,
+)
 from nbexport.cli.dropin.optionlist import CHARDEV_KINDS, HelpWantedError
 from nbexport.emulator.chardevs import Chardevs
 from nbexport.emulator.host import make_monitor
@@ -26,8 +32,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nbexport.qmp import CompatPolicy
-
-_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 class Host:
@@ -189,7 +193,8 @@ async def _run(
         if behind is not None:
             behind.leave()
         starting = None
-        await host.monitors.wait_closed()
+        # Clients notice the end by their connection: by then the images are closed.
+        await host.monitors.wait_requested()
     except asyncio.CancelledError:
         raise StopError(0) from None
     finally:
@@ -237,14 +242,12 @@ class PidFile:
 def _watch_signals(loop: asyncio.AbstractEventLoop, act: Callable[[int, int], object]) -> None:
     """Have ``act`` called in the loop with the number of a signal that asks to end, and its sender.
 
-    The sender's process id is 0 where the kernel sent it. To be called before any other thread is
-    there: the signals reach no handler any more.
+    The sender's process id is 0 where the kernel sent it. The signals are blocked already.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     def wait() -> None:
         while True:
-            told = signal.sigwaitinfo(_SIGNALS)
+            told = signal.sigwaitinfo(SIGNALS)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(act, told.si_signo, told.si_pid)
 

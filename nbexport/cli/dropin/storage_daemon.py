@@ -17,6 +17,7 @@ from nbexport.cli.dropin.hosting import (
     Background,
     Reporter,
     StopError,
+    hold_signals,
     program_name,
     version_numbers,
 )
@@ -148,6 +149,7 @@ def _print_help() -> None:
 
 
 def _run(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
+    hold_signals()
     from nbexport.cli.dropin import running  # noqa: PLC0415 - late, as all here
 
     async def act(host: running.Host) -> None:

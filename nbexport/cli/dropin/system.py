@@ -17,6 +17,7 @@ from nbexport.cli.dropin.hosting import (
     Background,
     Reporter,
     StopError,
+    hold_signals,
     program_name,
     version_numbers,
 )
@@ -99,6 +100,7 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
             return
         if word.name not in {"S", "nodefaults", "nographic"}:
             break
+    hold_signals()
     from nbexport.cli.dropin.system_reading import Reader  # noqa: PLC0415 - imports the emulator
 
     wanted = Wanted()

@@ -97,6 +97,9 @@ class Reader:
             self._on_version(self._reporter)
             raise StopError(0)
         if name in {"machine", "M"}:
+            if value in {"help", "?"}:
+                sys.stdout.write("Supported machines are:\nnone                 empty machine\n")
+                raise StopError(0)
             kind = optionlist.Group("machine", "type").parse(value).get("type")
             if kind is not None:
                 wanted.machine = kind
