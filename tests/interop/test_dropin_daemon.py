@@ -308,7 +308,8 @@ def test_a_device_that_waits_holds_everything_up(tmp_path):
 
 def test_it_goes_into_the_background(tmp_path):
     words = ["--daemonize", "--pidfile", tmp_path / "pid", "--chardev",
-             f"socket,id=a,path={tmp_path}/qmp.sock,server=on,wait=off", "--monitor", "a"]  # fmt: skip
+             f"socket,id=a,path={tmp_path}/qmp.sock,server=on,wait=off",
+             "--monitor", "a"]  # fmt: skip
     for program in programs(tmp_path):
         # The pipes end with the parent: the child has let go of them.
         done = subprocess.run(
