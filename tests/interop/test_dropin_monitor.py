@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -173,7 +174,7 @@ def talk(program, folder, words, *requests):
     return told, noise.sub("", err.decode()), process.returncode
 
 
-def command(name, **arguments):
+def command(name, /, **arguments):
     words = {key.replace("_", "-"): value for key, value in arguments.items()}
     return {"execute": name, "arguments": words}
 
@@ -187,8 +188,7 @@ def command(name, **arguments):
         ["-drive", f"{RAW},cache=unsafe,aio=threads,werror=stop,rerror=report,detect-zeroes=on"],
         ["-drive", "if=none,id=a,media=cdrom,file=r.raw,format=raw"],
         ["-drive", "if=none,id=a,file=r.raw"],
-        ["-drive", "if=none,id=a,driver=qcow2,file.driver=file,file.filename=e.qcow2,"
-                   "file.node-name=f"],
+        ["-drive", "if=none,id=a,driver=qcow2,file.filename=e.qcow2,file.node-name=f"],
         ["-drive", "if=none,id=a,file=null-co://,format=raw"],
         ["-blockdev", "null-co,node-name=x,size=1048576", "-drive", QCOW2],
         ["-object", "secret,id=s,data=x", "-compat", "deprecated-input=reject"],
@@ -290,14 +290,14 @@ def test_a_signal_ends_it_and_the_monitor_hears_of_it(tmp_path):
 
 def test_a_driver_of_tests_finds_its_other_side(tmp_path):
     # As the module of QEMU's own tests starts a machine: connected sockets, and -qtest.
-    import socket
 
     ours, given = socket.socketpair()
     test, other = socket.socketpair()
     program = folder_of_commands(tmp_path) / SYSTEM
     words = ["-display", "none", "-vga", "none", "-nodefaults", "-accel", "qtest",
              "-chardev", f"socket,id=mon,fd={given.fileno()}", "-mon", "chardev=mon,mode=control",
-             "-chardev", f"socket,id=qtest,fd={other.fileno()}", "-qtest", "chardev:qtest"]  # fmt: skip
+             "-chardev", f"socket,id=qtest,fd={other.fileno()}",
+             "-qtest", "chardev:qtest"]  # fmt: skip
     descriptors = (given.fileno(), other.fileno())
     with ours, test, background(program, *words, pass_fds=descriptors) as process:
         given.close()

@@ -116,9 +116,10 @@ class Host:
         whence = ""
         if sender:
             try:
-                name = Path(f"/proc/{sender}/comm").read_text().strip()
-            except OSError:
-                name = "<unknown process>"
+                name = Path(f"/proc/{sender}/cmdline").read_bytes().split(b"\0")[0].decode()
+            except (OSError, UnicodeDecodeError):
+                name = ""
+            name = name or "<unknown process>"
             whence = f" from pid {sender} ({name})"
         self._told(f"terminating on signal {number}{whence}", info=False)
 
