@@ -67,10 +67,10 @@ def run_both(name: str, words: Sequence[str], folder: Path) -> tuple[Outcome, Ou
     err = re.sub(r"qemu: module \S+ not found.*\n", "", done.stderr.decode())
     # The C library tells its errors with the program's whole path, a script knows only a name.
     err = err.replace(f"{program}: ", f"{name}: ")
-    return Outcome(done.returncode, done.stdout.decode(), err), _forked(name, words, folder)
+    return Outcome(done.returncode, done.stdout.decode(), err), run_ours(name, words, folder)
 
 
-def _forked(name: str, words: Sequence[str], folder: Path) -> Outcome:
+def run_ours(name: str, words: Sequence[str], folder: Path) -> Outcome:
     """Run our command in a child of this process, which has imported all of it already."""
     module = importlib.import_module(MODULES[name])
     importlib.import_module("nbexport.cli.dropin.running")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dropin import folder_of_commands, run_both
+from dropin import folder_of_commands, run_both, run_ours
 from monitors import SYSTEM, Monitor
 from peers import TIME_LIMIT, background, nbdinfo_map, peer, run
 
@@ -132,7 +132,7 @@ def test_a_command_line_that_ends_says_the_same(words, folders):
     ids=" ".join,
 )  # fmt: skip
 def test_what_is_not_emulated_is_refused_by_name(words, folders):
-    _, ours = run_both(SYSTEM, [*NONE, *words], folders)
+    ours = run_ours(SYSTEM, [*NONE, *words], folders)
     assert ours.status == 1
     assert "not supported by this emulator" in ours.err
     assert words[0] in ours.err
