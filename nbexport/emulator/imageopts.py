@@ -211,6 +211,7 @@ class ImageOpener:
         driver = _driver(options)
         if driver in _PROTOCOLS:
             return self._protocol(options, filename, depth)
+        is_guessed = driver is None
         given = options.get("file")
         file: str | Options | None = None
         if isinstance(given, str):
@@ -234,7 +235,7 @@ class ImageOpener:
         if isinstance(options.get("target"), dict):
             options["target"] = self._top(options["target"], None, depth + 1)
         made = _typed({**options, "driver": driver, "file": file})
-        if driver == "raw" and "probed" in options:
+        if driver == "raw" and is_guessed:
             made["probed"] = True
         return made
 
@@ -245,10 +246,8 @@ class ImageOpener:
             file = below.name
         below = self._graph.find(file)
         driver = probe_format(below.block)
-        if driver == "raw":
-            options["probed"] = True
-            if not below.read_only and options.get("read-only") in {False, "off"}:
-                self._warn(_GUESSED.format(below.block.filename))
+        if driver == "raw" and not below.read_only and options.get("read-only") in {False, "off"}:
+            self._warn(_GUESSED.format(below.block.filename))
         return driver, file
 
     def _backing(self, given: Any, depth: int) -> str | Options | None:

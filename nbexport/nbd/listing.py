@@ -115,9 +115,9 @@ def _connect(uri: NbdUri, timeout: float) -> Link:
         where = f"{uri.host}:{uri.port}"
         try:
             socket.getaddrinfo(uri.host, uri.port, type=socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise PeerError(f"address resolution failed for {where}: {reason}") from error
+        except socket.gaierror as error:
+            text = f"address resolution failed for {where}: {error.strerror}"
+            raise PeerError(text) from error
     else:
         where = uri.socket
     try:

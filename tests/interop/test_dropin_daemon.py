@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dropin import folder_of_commands, run_both
+from dropin_pair import folder_of_commands, run_both
 from monitors import DAEMON, Monitor
 from peers import TIME_LIMIT, background, listens, nbdinfo_map, peer, run
 

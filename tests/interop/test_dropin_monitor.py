@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dropin import folder_of_commands, run_both, run_ours
+from dropin_pair import folder_of_commands, run_both, run_ours
 from monitors import SYSTEM, Monitor
 from peers import TIME_LIMIT, background, nbdinfo_map, peer, run
 

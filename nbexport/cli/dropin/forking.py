@@ -16,10 +16,16 @@ _PIECE: Final = 1024
 
 
 class Daemon:
-    """A process that leaves its caller; what it complains of until it is ready reaches that."""
+    """A process that leaves its caller; what it complains of until it is ready reaches that.
 
-    def __init__(self) -> None:
-        self._kept = -1
+    Args:
+        talks: whether it goes on to write to the caller's standard error when it is ready. Who
+            reads from that until its end waits for as long.
+    """
+
+    def __init__(self, *, talks: bool) -> None:
+        self._talks = talks
+        self._kept = 1
 
     def fork(self) -> int | None:
         """Fork; return None in the new process, and an exit status in the one that was called.
@@ -34,8 +40,8 @@ class Daemon:
             return _pass_on(reading)
         os.close(reading)
         os.setsid()
-        self._kept = os.dup(_STDERR)
-        os.set_inheritable(self._kept, False)  # noqa: FBT003 - the standard library's signature
+        if self._talks:
+            self._kept = os.dup(_STDERR)
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         os.dup2(nothing, 1)
@@ -48,7 +54,6 @@ class Daemon:
         """Let the process that was called end."""
         sys.stderr.flush()
         os.dup2(self._kept, _STDERR)
-        os.close(self._kept)
 
 
 def _pass_on(reading: int) -> int:

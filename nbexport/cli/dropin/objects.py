@@ -77,4 +77,4 @@ def _help(options: ObjectType, name: str | None) -> str:
 
 
 def _members(branch: ObjectType) -> list[Any]:
-    return list(branch.members)
+    return [member for member in branch.members if not member.features]  # deprecated ones have some
