@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbexport.emulator import Machine, Release
-from nbexport.emulator.release import known_releases
+from nbexport.emulator.branches import known_releases
 from nbexport.errors import CommandError
 from nbexport.qapi import validate
 from nbexport.qmp import Dispatcher
