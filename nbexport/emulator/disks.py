@@ -37,9 +37,13 @@ class Drives:
     Args:
         machine: gets them.
         warn: told what is worth a warning, as the text to print.
+        has_bus: whether disks of virtio have a place: on QEMU's default machine, not on ``none``.
     """
 
-    def __init__(self, machine: Machine, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, machine: Machine, warn: Callable[[str], None], *, has_bus: bool = False
+    ) -> None:
+        self._has_bus = has_bus
         self._machine = machine
         self._warn = warn
         self._units: dict[str, int] = {}
@@ -92,6 +96,12 @@ class Drives:
             raise CommandError(f"Device name '{name}' conflicts with an existing node name")
         graph.backends[name] = Backend(name, node, writable=writable and node is not None)
         permissions.settle(graph)
+        if bus == "virtio" and self._has_bus:
+            if node is None:
+                raise CommandError("Device needs media, but drive is empty")
+            graph.backends[name].device = f"/machine/peripheral-anon/device[{unit}]/virtio-backend"
+            permissions.settle(graph)
+            return
         if bus == "virtio":
             raise CommandError("No 'PCI' bus found for device 'virtio-blk-pci'")
         if bus != "none":

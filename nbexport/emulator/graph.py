@@ -235,11 +235,13 @@ class Backend:
         name: the device name.
         node: what is in it; None if it is empty.
         writable: whether it may be written.
+        device: path of the disk's device in the object tree; None if it has none.
     """
 
     name: str
     node: Node | None
     writable: bool = False
+    device: str | None = None
 
 
 class Graph:

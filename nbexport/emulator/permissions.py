@@ -50,11 +50,12 @@ def export_use(*, writable: bool, fixed_size: bool = True) -> Use:
 
 
 def backend_use(backend: Backend) -> Use:
-    """Return the use that a backend of the machine makes of its node: it denies nothing."""
+    """Return the use that a backend of the machine makes of its node; a device denies."""
     required = Permission.CONSISTENT_READ
     if backend.writable:
         required |= Permission.WRITE
-    return Use(f"block device '{backend.name}'", "root", required, locks.NOTHING)
+    denied = locks.NOTHING if backend.device is None else Permission.WRITE | Permission.RESIZE
+    return Use(f"block device '{backend.name}'", "root", required, denied)
 
 
 def format_use(name: str, *, writable: bool) -> Use:

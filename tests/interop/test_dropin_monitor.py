@@ -158,10 +158,10 @@ def masked(text):
     return re.sub(r'#block\d+|"(?:micro)?seconds": \d+', "-", text)
 
 
-def talk(program, folder, words, *requests):
+def talk(program, folder, words, *requests, machine=(*NONE, "-qmp", "stdio")):
     """Send requests to a monitor on standard input, in order of the replies; what came."""
     process = subprocess.Popen(
-        [program, *NONE, "-qmp", "stdio", *words], cwd=folder, stdin=subprocess.PIPE,
+        [program, *machine, *words], cwd=folder, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     lines = [{"execute": "qmp_capabilities"}, *requests, {"execute": "quit"}]
@@ -205,6 +205,24 @@ def test_disks_are_listed_as_qemu_lists_them(words, folders):
     ]
     found = [
         talk(program, folders / where, words, *requests)
+        for where, program in zip(("theirs", "ours"), programs(folders), strict=True)
+    ]
+    assert found[1] == found[0]
+
+
+def test_a_disk_of_the_default_machine_has_a_device_that_denies_writes(folders):
+    words = ["-nodefaults", "-display", "none", "-qmp", "stdio",
+             "-drive", "if=virtio,id=a,file=e.qcow2,format=qcow2",
+             "-drive", "if=virtio,id=b,file=r.raw,format=raw,readonly=on"]  # fmt: skip
+    unix = {"type": "unix", "data": {"path": "nbd.sock"}}
+    requests = [
+        command("query-block"),
+        command("nbd-server-start", addr=unix),
+        command("nbd-server-add", device="a", writable=True),
+        command("nbd-server-add", device="a"),
+    ]
+    found = [
+        talk(program, folders / where, words, *requests, machine=())
         for where, program in zip(("theirs", "ours"), programs(folders), strict=True)
     ]
     assert found[1] == found[0]

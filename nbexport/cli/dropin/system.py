@@ -182,7 +182,7 @@ async def _make(host: Host, wanted: Wanted) -> None:
     for place, options in wanted.devices:
         with host.at(place):
             await host.startup.chardev(options)
-    drives = Drives(host.machine, _warn)
+    drives = Drives(host.machine, _warn, has_bus=wanted.machine is None)
     group = Group("drive", None)
     for place, kind, text in wanted.blocks:
         with host.at(place):

@@ -23,8 +23,8 @@ OPTIONS = (
     Option("blockdev", "", "OPTIONS", "open a block node", "Block devices", "differs",
            "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
     Option("drive", "", "OPTIONS", "open a disk that query-block lists", "Block devices", "differs",
-           "if=none; other buses are refused in QEMU's words for -M none; without snapshot=on, "
-           "copy-on-read and throttling"),
+           "if=none, and if=virtio unless -M none: listed, but no guest sees it; other buses are "
+           "refused; without snapshot=on, copy-on-read and throttling"),
     Option("object", "", "OPTIONS", "make an object", "Generic objects", "differs",
            "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
     Option("chardev", "", "OPTIONS", "open a character device", "Character devices", "differs",

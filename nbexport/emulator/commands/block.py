@@ -81,8 +81,10 @@ async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, 
             {
                 "device": backend.name,
                 "type": "unknown",
-                "removable": True,
+                "removable": backend.device is None,
                 "locked": False,
+                **({"qdev": backend.device, "io-status": "ok"}
+                   if backend.device is not None else {}),
                 **({"inserted": describe.node_info(backend.node, flat=False)}
                    if backend.node is not None else {}),
             }
