@@ -162,7 +162,7 @@ def find_wanted(graph: Graph, options: Options) -> DirtyBitmap | None:
     given = options.get("bitmap")
     if given is None:
         return None
-    node = graph.nodes.get(given["node"])
+    node = graph.look_up(given["node"])
     if node is None:
         raise CommandError(f"Node '{given['node']}' not found")
     bitmap = node.bitmap(given["name"])

@@ -411,6 +411,17 @@ def test_the_version_is_read_as_qemu_nbds_is(command):
     assert theirs.groups()[:2] == ours.groups()[:2]
 
 
+def test_nothing_heavy_is_imported_before_it_is_known_what_to_do():
+    code = (
+        "import sys; from nbexport.cli.dropin import nbd; nbd.usage('x');"
+        "print({'asyncio', 'click', 'numpy', 'dataclasses', 'json'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 def test_the_help_names_every_option_of_qemu_nbds(ours, folder):
     """Ours has one more: 10.0's."""
     found = []

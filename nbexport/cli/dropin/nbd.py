@@ -62,6 +62,7 @@ class Wanted:
         self.cache: str | None = None
         self.aio: str | None = None
         self.discard: str | None = None
+        self.detect_zeroes = "off"
         self.shared = 1
         self.format: str | None = None
         self.persistent = False
@@ -159,6 +160,7 @@ class Wanted:
                 "setting detect-zeroes to unmap is not allowed without setting discard operation "
                 "to unmap"
             )
+        self.detect_zeroes = mode
 
     def _take_offset(self, text: str) -> None:
         from nbexport.emulator.numbers import parse_uint64  # noqa: PLC0415

@@ -19,7 +19,7 @@ OPTIONS = (
     Option("help", "h", "", "print this help"),
     Option(
         "version", "V", "", "print the version", "", "differs",
-        "the first line is qemu-nbd's, with our name in the brackets",
+        "the first line has qemu-nbd's form, with our name in the brackets",
     ),
     Option("bind", "b", "ADDRESS", "TCP address to listen at (default 0.0.0.0)", _CONNECTION),
     Option("port", "p", "PORT", "TCP port to listen at (default 10809)", _CONNECTION),
@@ -58,10 +58,7 @@ OPTIONS = (
         "checked, and a hint that changes nothing",
     ),
     Option("discard", "", "MODE", "ignore (default) or unmap", _IMAGE),
-    Option(
-        "detect-zeroes", "", "MODE", "off (default), on or unmap", _IMAGE, "differs",
-        "checked, and a hint that changes nothing: what is written is written",
-    ),
+    Option("detect-zeroes", "", "MODE", "off (default), on or unmap", _IMAGE),
     Option("shared", "e", "NUMBER", "clients at a time (default 1; 0 is no limit)", _CONNECTION),
     Option(
         "format", "f", "FORMAT", "format of the image; without it, it is guessed", _IMAGE,

@@ -15,6 +15,7 @@ from nbexport.block import locks
 from nbexport.cli.dropin.forking import Daemon, write_pid
 from nbexport.cli.dropin.nbd import PORT, RELEASE
 from nbexport.cli.dropin.stop import StopError
+from nbexport.cli.dropin.writers import WriteThrough, ZeroDetector
 from nbexport.emulator import addresses, permissions
 from nbexport.emulator.graph import Graph, Node
 from nbexport.emulator.imageopts import ImageOpener, split_options
@@ -256,9 +257,12 @@ class _Server:
         export = make_export(
             process, node, wanted.export_name or "", arguments, bitmaps, writable=writable
         )
-        if wanted.cache in _WRITE_THROUGH and export.writer is not None:
-            export = replace(export, writer=WriteThrough(export.writer))
-        return export
+        writer = export.writer
+        if writer is not None and wanted.cache in _WRITE_THROUGH:
+            writer = WriteThrough(writer)
+        if writer is not None and wanted.detect_zeroes != "off":
+            writer = ZeroDetector(writer, unmap=wanted.detect_zeroes == "unmap")
+        return export if writer is export.writer else replace(export, writer=writer)
 
     def _close(self) -> None:
         for node in reversed(self._process.graph.nodes.values()):
@@ -266,33 +270,6 @@ class _Server:
                 node.close()
             except (FormatError, OSError) as error:
                 print(f"{self._wanted.name}: {error}", file=sys.stderr)  # noqa: T201
-
-
-@dataclass(frozen=True)
-class WriteThrough:
-    """A disk each of whose writes is durable when it is answered."""
-
-    disk: nbd.WritableDisk
-
-    def write_from(self, offset: int, data: memoryview) -> None:
-        """Store bytes."""
-        self.disk.write_from(offset, data)
-        self.disk.flush()
-
-    def write_zeroes(
-        self, offset: int, length: int, *, unmap: bool = True, no_fallback: bool = False
-    ) -> None:
-        """Make a range read as zeroes."""
-        self.disk.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
-        self.disk.flush()
-
-    def discard(self, offset: int, length: int) -> None:
-        """Give up a range."""
-        self.disk.discard(offset, length)
-
-    def flush(self) -> None:
-        """Make every finished write durable."""
-        self.disk.flush()
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -45,7 +45,12 @@ async def server_start(machine: Machine, arguments: Arguments) -> None:
         tls=tls,
     )
     try:
-        await listen(server, arguments["addr"], passes_files=machine.is_system_emulator)
+        await listen(
+            server,
+            arguments["addr"],
+            passes_files=machine.is_system_emulator,
+            takes_numbers=machine.starting,
+        )
         if refusal is not None:
             raise refusal
     except BaseException:

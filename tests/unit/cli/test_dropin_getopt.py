@@ -12,6 +12,7 @@ from nbexport.cli.dropin import nbd
 from nbexport.cli.dropin.getopt import GetoptError, Option, Parser
 from nbexport.cli.dropin.nbd_options import OPTIONS
 from nbexport.cli.dropin.stop import StopError
+from nbexport.cli.dropin.writers import WriteThrough, ZeroDetector
 
 SOME = (
     Option("read-only", "r"), Option("read", ""), Option("bitmap", "B", "NAME"),
@@ -99,7 +100,7 @@ def test_every_option_of_the_table_is_taken(option, capsys):
         assert capsys.readouterr().out
         return
     wanted.take(option.name, value)
-    assert vars(wanted) != vars(fresh) or option.name in {"detect-zeroes", "trace"}
+    assert vars(wanted) != vars(fresh) or option.name == "trace"
 
 
 def test_bitmaps_are_in_the_other_order():
@@ -158,3 +159,39 @@ def test_the_first_mistake_is_told():
     wanted.operands = []
     with pytest.raises(StopError, match="forking"):
         nbd.check(wanted, 0)
+
+
+class Recorder:
+    """Notes what is asked of a disk."""
+
+    def __init__(self):
+        self.asked = []
+
+    def write_from(self, offset, data):
+        self.asked.append(("write", offset, bytes(data)))
+
+    def write_zeroes(self, offset, length, *, unmap=True, no_fallback=False):
+        self.asked.append(("zero", offset, length, unmap))
+
+    def flush(self):
+        self.asked.append(("flush",))
+
+
+@pytest.mark.parametrize("unmap", [False, True])
+def test_zeroes_are_found_if_all_of_a_write_is_zeroes(unmap):
+    disk = Recorder()
+    writer = ZeroDetector(disk, unmap=unmap)
+    writer.write_from(512, memoryview(bytes(512)))
+    writer.write_from(1024, memoryview(bytes(511) + b"x"))
+    writer.write_from(0, memoryview(b""))
+    assert disk.asked == [
+        ("zero", 512, 512, unmap), ("write", 1024, bytes(511) + b"x"), ("write", 0, b""),
+    ]  # fmt: skip
+
+
+def test_a_write_through_is_flushed():
+    disk = Recorder()
+    writer = WriteThrough(disk)
+    writer.write_from(0, memoryview(b"x"))
+    writer.write_zeroes(0, 1, unmap=False)
+    assert [each[0] for each in disk.asked] == ["write", "flush", "zero", "flush"]
