@@ -22,7 +22,7 @@ from nbexport.bench.images import write_pieces, write_scattered
 from nbexport.bench.servers import OURS, Disk, Server
 from nbexport.block.info import image_info
 from nbexport.emulator import Release, launch, play
-from nbexport.emulator.release import known_releases
+from nbexport.emulator.branches import known_releases
 from nbexport.errors import FormatError, PeerError, UsageError
 from nbexport.resources import data_path
 from nbexport.units import MiB
