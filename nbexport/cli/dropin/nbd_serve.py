@@ -23,6 +23,7 @@ from nbexport.emulator.nbd_exports import find_bitmap, make_export, use
 from nbexport.emulator.release import Release
 from nbexport.errors import CommandError, FormatError, NbexportError
 from nbexport.listening import UNIX_PATH_MAX
+from nbexport.units import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from nbexport.cli.dropin.nbd import Wanted
@@ -261,7 +262,10 @@ class _Server:
         if writer is not None and wanted.cache in _WRITE_THROUGH:
             writer = WriteThrough(writer)
         if writer is not None and wanted.detect_zeroes != "off":
-            writer = ZeroDetector(writer, unmap=wanted.detect_zeroes == "unmap")
+            # Where the host's cache is passed by, nothing smaller than a sector is zeroed.
+            alignment = SECTOR_SIZE if wanted.cache in _DIRECT else 1
+            unmap = wanted.detect_zeroes == "unmap"
+            writer = ZeroDetector(writer, unmap=unmap, alignment=alignment)
         return export if writer is export.writer else replace(export, writer=writer)
 
     def _close(self) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbexport.units import align_down, align_up
+
 if TYPE_CHECKING:
     from nbexport.nbd import WritableDisk
 
@@ -45,17 +47,25 @@ class ZeroDetector:
     Attributes:
         disk: the disk.
         unmap: whether storage may be given back then.
+        alignment: what can be zeroed is made of blocks of so many bytes.
     """
 
     disk: WritableDisk
     unmap: bool
+    alignment: int = 1
 
     def write_from(self, offset: int, data: memoryview) -> None:
-        """Store bytes, or zero their range."""
-        if len(data) and not np.frombuffer(data, dtype=np.uint8).any():
-            self.disk.write_zeroes(offset, len(data), unmap=self.unmap)
-        else:
+        """Store bytes, or zero their range; its ends are stored where they are not aligned."""
+        end = offset + len(data)
+        first, last = align_up(offset, self.alignment), align_down(end, self.alignment)
+        if first >= last or np.frombuffer(data, dtype=np.uint8).any():
             self.disk.write_from(offset, data)
+            return
+        if offset < first:
+            self.disk.write_from(offset, data[: first - offset])
+        self.disk.write_zeroes(first, last - first, unmap=self.unmap)
+        if last < end:
+            self.disk.write_from(last, data[last - offset :])
 
     def write_zeroes(
         self, offset: int, length: int, *, unmap: bool = True, no_fallback: bool = False

@@ -189,6 +189,17 @@ def test_zeroes_are_found_if_all_of_a_write_is_zeroes(unmap):
     ]  # fmt: skip
 
 
+def test_ends_of_zeroes_that_are_not_aligned_are_written():
+    disk = Recorder()
+    writer = ZeroDetector(disk, unmap=True, alignment=512)
+    writer.write_from(500, memoryview(bytes(600)))
+    writer.write_from(600, memoryview(bytes(5)))
+    assert disk.asked == [
+        ("write", 500, bytes(12)), ("zero", 512, 512, True), ("write", 1024, bytes(76)),
+        ("write", 600, bytes(5)),
+    ]  # fmt: skip
+
+
 def test_a_write_through_is_flushed():
     disk = Recorder()
     writer = WriteThrough(disk)
