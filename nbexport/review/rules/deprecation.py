@@ -280,7 +280,7 @@ def _noted(notes: str, difference: Difference) -> bool:
 
 def _without_deprecation(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for difference, title in _removed(subject):
-        if subject.gap and subject.past.first(difference.root) is None:
+        if subject.gap and subject.past.first(difference.element) is None:
             # one of the releases in between may have deprecated it
             continue
         if not _was_deprecated(subject, difference):

@@ -66,7 +66,7 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
             yield subject.about(rule, message, difference)
         elif difference.kind in _PARTS and owner_name(difference.owner) in subject.old.entities:
             # a definition that is new itself dates its members
-            if _was_written(subject, difference):
+            if _was_written(subject, difference) or subject.undescribed(difference):
                 continue
             section = _section(subject, difference)
             key = difference.owner, difference.name
@@ -81,7 +81,7 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
 def _wrong(rule: Rule, subject: Subject) -> Iterator[Finding]:
     told = set()
     for difference in subject.differences:
-        if _was_written(subject, difference):
+        if _was_written(subject, difference) or subject.undescribed(difference):
             continue
         claimed = _claimed(subject, difference)
         key = difference.owner, difference.name

@@ -85,6 +85,12 @@ class Subject:
         ):
             level = Level.INFO
             message += " (no release has it yet)"
+        elif level > Level.NOTICE and self.experimental(difference, reach):
+            level = Level.NOTICE
+            message += " (an experiment, which may change at any time)"
+        elif level > Level.INFO and self.undescribed(difference):
+            level = Level.INFO
+            message += f" (the old schema does not list what {difference.root} takes)"
         others = () if reach else difference.roots[1:]
         if others:
             message += f"; likewise {others[0]}" if len(others) == 1 else ""
@@ -149,13 +155,33 @@ class Subject:
             return False
         return branch(since) == branch(self.context.release)
 
-    def experimental(self, difference: Difference) -> bool:
-        """Whether something was an experiment, which may change at any time."""
-        part = difference.old_part
-        root = self.old.entities.get(difference.root)
-        return difference.name.startswith(EXPERIMENTAL) or any(
-            has_feature(one, "unstable") for one in (part, root)
+    def experimental(self, difference: Difference, reach: Reach | None = None) -> bool:
+        """Whether something was an experiment, which may change at any time.
+
+        Names tell so with their prefix since before there was the feature ``unstable`` (6.2).
+
+        Args:
+            difference: what it is about.
+            reach: the one command or event that counts; None for all that reach it.
+        """
+        if difference.name.startswith(EXPERIMENTAL) or has_feature(difference.old_part, "unstable"):
+            return True
+        return all(
+            has_feature(self.old.entities.get(one.root), "unstable")
+            or named_experiment(one.element)
+            for one in ([reach] if reach else difference.reaches)
         )
+
+    def undescribed(self, difference: Difference) -> bool:
+        """Whether an argument is new to the schema only.
+
+        A command whose arguments are not checked (``'gen': false``) takes more than the schema
+        lists.
+        """
+        if difference.direction is not Direction.SENDS or difference.old_part is not None:
+            return False
+        calls = [self.old.entities.get(root) for root in difference.roots]
+        return all(isinstance(call, Command) and not call.gen for call in calls)
 
     def deprecated(self, root: str) -> bool:
         """Whether the new schema deprecates a command or event."""
@@ -246,6 +272,11 @@ def since_of(section: Section) -> str | None:
 def has_feature(part: Part | Entity | None, name: str) -> bool:
     """Whether a piece of a schema carries a feature."""
     return any(feature.name == name for feature in getattr(part, "features", ()))
+
+
+def named_experiment(element: str) -> bool:
+    """Whether an element's name, or that of what it is a part of, says that it is an experiment."""
+    return any(step.startswith(EXPERIMENTAL) for step in re.split(r"[.\[\]=]+", element))
 
 
 def mentions(text: str, name: str) -> bool:

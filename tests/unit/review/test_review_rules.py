@@ -241,3 +241,63 @@ def test_only_chosen_rules_run():
     old, new = schema(OLD % ""), schema(GONE)
     result = review_schemas(old, new, rules=["command-removed"])
     assert [finding.rule for finding in result] == ["command-removed"]
+
+
+# -- experiments --------------------------------------------------------------------------------
+
+GO = "{ 'command': 'go' }\n"
+
+
+def test_a_name_that_says_experiment_is_no_promise():
+    """Before 6.2 the prefix alone told; the feature that came then takes nothing back."""
+    old = "{ 'command': 'x-go', 'data': { '*n': 'int' } }\n"
+    new = old.replace(" }\n", ", 'features': ['unstable'] }\n")
+    result = found(old, new)
+    assert {rule for rule, _ in result} == {"feature-added"}
+    assert str(found(GO, GO.replace(" }", ", 'features': ['unstable'] }")).popitem()[0][0]) == (
+        "stable-became-unstable"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (GO + "{ 'command': 'x-go' }\n", GO),
+        ("{ 'command': 'x-go', 'data': { '*n': 'int' } }\n", "{ 'command': 'x-go' }\n"),
+        (GO + "{ 'command': 'try', 'features': ['unstable'] }\n", GO),
+        (
+            "{ 'command': 'go', 'data': { '*n': { 'type': 'int', 'features': ['unstable'] } } }\n",
+            GO,
+        ),
+    ],
+)
+def test_an_experiment_may_go(old, new):
+    result = found(old, new)
+    assert {str(finding.level) for finding in result.values()} == {"notice"}
+    assert "experiment" in next(iter(result.values())).message
+
+
+def test_what_stable_commands_share_with_experiments_is_protected():
+    kind = "{ 'struct': 'Map', 'data': { '*n': 'int' } }\n"
+    calls = "{ 'command': 'go', 'data': 'Map' }\n{ 'command': 'x-go', 'data': 'Map' }\n"
+    result = found(kind + calls, kind.replace("'*n': 'int'", "") + calls)
+    assert str(result["argument-removed", "go.n"].level) == "breaking"
+
+
+def test_arguments_that_were_not_checked_are_not_new():
+    """object-add took the properties of objects before the schema listed them (6.0)."""
+    old = "{ 'command': 'go', 'data': { 'kind': 'str' }, 'gen': false }\n"
+    doc = "##\n# @go:\n#\n# @kind: what\n#\n# @size: how much (since 2.0)\n#\n# Since: 2.0\n##\n"
+    new = doc + "{ 'command': 'go', 'data': { 'kind': 'str', 'size': 'int' } }\n"
+    result = found(old, new, release="6.0", history=Schemas({"5.2": schema(old)}))
+    assert {rule for rule, _ in result} == {"argument-added-required", "arguments-checked"}
+    added = result["argument-added-required", "go.size"]
+    assert str(added.level) == "info"
+    assert "does not list" in added.message
+
+
+def test_a_common_name_makes_no_list_likely():
+    lists = "{ 'command': 'add', 'data': { 'names': ['str'], 'bitmaps': ['str'] } }\n"
+    new = "{ 'command': 'go', 'data': { '*name': 'str', '*bitmap': 'str' } }\n"
+    likely = [what for rule, what in found(lists, lists + new) if rule.startswith("scalar")]
+    assert likely == ["go.bitmap"]
