@@ -61,7 +61,7 @@ def _items(element: str) -> set[str]:
     result, rest = rest.startswith("returns."), rest.removeprefix("returns.")
     last = re.split(r"[.=]", rest)[-1]
     word = "result " if result else ""
-    return {f"{root} {word}{rest}", f"{root} {word}{last}"}
+    return {f"{root} {word}{rest}".replace("=", " "), f"{root} {word}{last}"}
 
 
 class Schemas:
@@ -99,6 +99,7 @@ class Context:
             as released.
         deprecation_notes: the text of the list of deprecations that goes with the new schema.
         old_deprecation_notes: that which goes with the old one.
+        audit: whether to find what the change leaves as it was, too.
     """
 
     release: str | None = None
@@ -107,6 +108,7 @@ class Context:
     history: History | None = None
     deprecation_notes: str | None = None
     old_deprecation_notes: str | None = None
+    audit: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.release, self.old_release):

@@ -45,12 +45,14 @@ class Settings:
             sources tell.
         fail_on: the lowest level that fails, None for that of the policy, else ``risky``.
         today: the day by which entries of the policy expire.
+        audit: whether to find what the change leaves as it was, too.
     """
 
     policy: Policy = field(default_factory=Policy)
     release: str | None = None
     fail_on: Level | None = None
     today: dt.date = field(default_factory=lambda: dt.datetime.now().astimezone().date())
+    audit: bool = False
 
     def release_for(self, old: LoadedSchema, new: LoadedSchema) -> str | None:
         """Return the release under development.
@@ -254,6 +256,7 @@ def _judged(
         history=PackageHistory(),
         deprecation_notes=notes[1],
         old_deprecation_notes=notes[0],
+        audit=settings.audit,
     )
     found = review(old, new, context)
     if new.introspected:

@@ -101,7 +101,8 @@ def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Differ
     """Give what is deprecated, and was not in the last release: element, note, difference.
 
     Beside what the new schema deprecates these are commands and events that the old one, a state
-    between two releases, deprecated already.
+    between two releases, deprecated already, if the change is about them or what replaces them; in
+    an audit all of them.
     """
     told = set()
     for difference in _new_deprecations(subject):
@@ -114,7 +115,20 @@ def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Differ
             continue
         if subject.past.first(name) and not subject.past.first_deprecated(name):
             section = entity.doc.features.get("deprecated") if entity.doc else None
-            yield name, section.text if section else "", None
+            note = section.text if section else ""
+            if subject.context.audit or _touched(subject, name, note):
+                yield name, note, None
+
+
+def _touched(subject: Subject, name: str, note: str) -> bool:
+    """Whether a change is about a command or event, its replacement, or what is told of them."""
+    if {name, *_replacements(subject, name, note)} & subject.changed:
+        return True
+    before = subject.old.entities[name].doc
+    section = before.features.get("deprecated") if before else None
+    return note != (section.text if section else "") or (
+        subject.listed(name) != subject.listed(name, old=True)
+    )
 
 
 def _replacements(subject: Subject, element: str, note: str) -> list[str]:

@@ -144,6 +144,11 @@ class Subject:
         return not any(map(is_introspected, (self.old, self.new)))
 
     @cached_property
+    def changed(self) -> set[str]:
+        """The commands and events that differ on the wire."""
+        return {root for difference in self.differences for root in difference.roots}
+
+    @cached_property
     def gap(self) -> bool:
         """Whether further releases lie between the two schemas, of which nothing may be known."""
         old, new = self.context.old_release, self.context.release
@@ -254,9 +259,10 @@ class Subject:
         section = doc.features.get("deprecated") if doc is not None else None
         return " ".join(section.text.split()) if section is not None else ""
 
-    def listed(self, name: str) -> str:
-        """Return the paragraphs about a name of the new list of deprecations."""
-        notes = self.context.deprecation_notes
+    def listed(self, name: str, *, old: bool = False) -> str:
+        """Return the paragraphs about a name of a list of deprecations, the new one as a rule."""
+        context = self.context
+        notes = context.old_deprecation_notes if old else context.deprecation_notes
         return paragraphs_about(notes, name) if notes else ""
 
 
