@@ -100,6 +100,7 @@ class Context:
         deprecation_notes: the text of the list of deprecations that goes with the new schema.
         old_deprecation_notes: that which goes with the old one.
         audit: whether to find what the change leaves as it was, too.
+        base: the schema before the series of which the change is a part. None if it is no part.
     """
 
     release: str | None = None
@@ -109,6 +110,7 @@ class Context:
     deprecation_notes: str | None = None
     old_deprecation_notes: str | None = None
     audit: bool = False
+    base: Schema | None = None
 
     def __post_init__(self) -> None:
         for name in (self.release, self.old_release):

@@ -25,6 +25,7 @@ from nbexport.timeline import releases as known
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from nbexport.qapi import Schema
     from nbexport.review.finding import Finding
     from nbexport.review.patch import PatchedSchemas
     from nbexport.review.policy import Ignored
@@ -212,7 +213,8 @@ def review_patches(patched: PatchedSchemas, settings: Settings) -> Review:
         if step.old is step.new:
             steps.append(StepReview(step, ()))
             continue
-        kept, ignored, _ = _judged(step.old, step.new, settings, step.notes)
+        base = patched.old.schema if len(patched.steps) > 1 else None
+        kept, ignored, _ = _judged(step.old, step.new, settings, step.notes, base)
         # rules about a state find it after each patch; the one that brought it is to be told
         fresh = tuple(finding for finding in kept if finding.fingerprint not in said)
         steps.append(StepReview(step, fresh, tuple(ignored)))
@@ -248,6 +250,7 @@ def _judged(
     new: LoadedSchema,
     settings: Settings,
     notes: tuple[str | None, str | None],
+    base: Schema | None = None,
 ) -> tuple[list[Finding], list[Ignored], str | None]:
     release = settings.release_for(old, new)
     context = Context(
@@ -257,6 +260,7 @@ def _judged(
         deprecation_notes=notes[1],
         old_deprecation_notes=notes[0],
         audit=settings.audit,
+        base=base,
     )
     found = review(old, new, context)
     if new.introspected:

@@ -59,7 +59,7 @@ def grown(subject: Subject) -> Iterator[tuple[Difference, Reach]]:
         if difference.kind is not Kind.MEMBER_ADDED or difference.direction is not Direction.SENDS:
             continue
         for reach in difference.reaches:
-            if not subject.deprecated(reach.root):
+            if not subject.deprecated(reach.root) or subject.unsettled(difference, reach):
                 continue
             top = re.fullmatch(r"(?:\[[^\]]*\])*\.[^.\[=]+", reach.element[len(reach.root) :])
             if top or all(map(subject.deprecated, subject.users(difference.owner))):
@@ -262,7 +262,7 @@ def _removed(subject: Subject) -> Iterator[tuple[Difference, str]]:
         if difference.kind is Kind.VALUE_REMOVED and difference.direction is not Direction.SENDS:
             # what QEMU sends no longer breaks nobody
             continue
-        if not any(map(subject.released, difference.roots)):
+        if not any(map(subject.released, difference.roots)) or subject.unsettled(difference):
             continue
         title = _REMOVALS[difference.kind].format(name=difference.name, element=difference.element)
         yield difference, title

@@ -68,6 +68,8 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
             # a definition that is new itself dates its members
             if _was_written(subject, difference) or subject.undescribed(difference):
                 continue
+            if subject.unsettled(difference):
+                continue
             section = _section(subject, difference)
             key = difference.owner, difference.name
             if section is not None and since_of(section) is None and key not in told:

@@ -108,7 +108,7 @@ def _became_unstable(rule: Rule, subject: Subject) -> Iterator[Finding]:
 
 def _frozen(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for difference in subject.differences:
-        if subject.experimental(difference):
+        if subject.experimental(difference) or subject.unsettled(difference):
             continue
         reach = next((one for one in difference.reaches if subject.released(one.root)), None)
         if reach is None:

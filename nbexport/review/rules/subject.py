@@ -85,6 +85,9 @@ class Subject:
         ):
             level = Level.INFO
             message += " (no release has it yet)"
+        elif level > Level.INFO and (why := self.unsettled(difference, reach)):
+            level = Level.INFO
+            message += f" ({why})"
         elif level > Level.NOTICE and self.experimental(difference, reach):
             level = Level.NOTICE
             message += " (an experiment, which may change at any time)"
@@ -137,6 +140,36 @@ class Subject:
         if not isinstance(entity, Command | Event):
             return False
         return not self.dated_now(entity.doc.since if entity.doc else None)
+
+    def unsettled(self, difference: Difference, reach: Reach | None = None) -> str:
+        """Return why clients do not mind a change of a member or value; empty if they may.
+
+        Args:
+            difference: what it is about.
+            reach: the one command or event that counts; None for all that reach it.
+        """
+        if not isinstance(difference.new_part or difference.old_part, Member | EnumMember):
+            return ""
+        if difference.kind.value.startswith(("feature", "condition")):
+            return ""
+        elements = [one.element for one in ([reach] if reach else difference.reaches)]
+        base = self._base
+        if difference.old_part is None:
+            known = base is not None and all(find(base, one) is not None for one in elements)
+            return "it was there before the series" if known else ""
+        if any(self.past.first(one) is not None for one in elements):
+            return ""
+        if base is not None and all(find(base, one) is None for one in elements):
+            return "only this series has it"
+        entity = self.old.entities.get(owner_name(getattr(difference.old_part, "defined_in", "")))
+        section = entity.doc.members.get(difference.name) if entity and entity.doc else None
+        dated = section is not None and self.dated_now(since_of(section))
+        return "no release has it yet" if dated else ""
+
+    @cached_property
+    def _base(self) -> Side | None:
+        base = self.context.base
+        return None if base is None else Side(base, conditional=True)
 
     @cached_property
     def texts(self) -> bool:

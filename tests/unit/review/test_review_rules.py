@@ -301,3 +301,45 @@ def test_a_common_name_makes_no_list_likely():
     new = "{ 'command': 'go', 'data': { '*name': 'str', '*bitmap': 'str' } }\n"
     likely = [what for rule, what in found(lists, lists + new) if rule.startswith("scalar")]
     assert likely == ["go.bitmap"]
+
+
+# -- patches of a series ------------------------------------------------------------------------
+
+STEPS = [
+    "{ 'command': 'go', 'data': { '*mode': 'str' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*mode': 'str', '*compress': 'bool' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*mode': 'str', '*compression': 'bool' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*compression': 'bool' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*mode': 'str', '*compression': 'bool' }" + f"{DEPRECATED} }}\n",
+]
+
+
+def step(number):
+    result = found(STEPS[number - 1], STEPS[number], base=schema(STEPS[0]))
+    return {key: str(finding.level) for key, finding in result.items()}
+
+
+def test_what_a_series_brings_it_may_call_otherwise():
+    assert step(1)["deprecated-gained-member", "go.compress"] == "risky"
+    assert step(2) == {
+        ("argument-removed", "go.compress"): "info",
+        ("argument-added", "go.compression"): "info",
+        ("deprecated-gained-member", "go.compression"): "risky",
+    }
+    # by itself the same change is one to a released interface
+    assert ("frozen-interface-changed", "go.compress") in found(STEPS[1], STEPS[2])
+
+
+def test_what_a_series_takes_back_is_no_addition():
+    assert step(3) == {("argument-removed", "go.mode"): "breaking"}
+    assert step(4) == {("argument-added", "go.mode"): "info"}
+
+
+def test_a_member_that_is_dated_to_the_release_in_the_making_is_not_settled():
+    doc = "##\n# @go:\n#\n# @size: how much (since %s)\n#\n# Since: 2.0\n##\n"
+    old = doc + "{ 'command': 'go', 'data': { '*size': 'int' } }\n"
+    new = "##\n# @go:\n#\n# Since: 2.0\n##\n{ 'command': 'go' }\n"
+    for since, level in (("9.2", "info"), ("9.1", "breaking")):
+        result = found(old % since, new, release="9.2")
+        assert str(result["argument-removed", "go.size"].level) == level
+        assert (("removed-without-deprecation", "go.size") in result) is (level == "breaking")
