@@ -150,6 +150,11 @@ class Past:
             if self._limit is None or branch(name) < self._limit
         )
 
+    def schemas(self) -> Iterator[tuple[str, Schema]]:
+        """Give the releases with their schemas, oldest first."""
+        for release in self.releases:
+            yield release, self._side(release).schema
+
     def _side(self, release: str) -> Side:
         assert self._history is not None
         side = self._sides.get(release)

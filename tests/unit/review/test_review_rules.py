@@ -237,6 +237,32 @@ def test_the_releases_dates_count_where_documentation_is_wrong():
     assert not [f for f in right if f.rule == "since-wrong"]
 
 
+GO_SINCE = (
+    "##\n# @go:\n#\n# @n: how many (since %s)\n#\n# Since: 2.5\n##\n"
+    "{ 'command': 'go', 'data': { '*n': 'int' } }\n"
+)
+SHIPPED = {"2.5": schema("{ 'command': 'go' }\n"), "5.1": schema(GO_SINCE % "5.1")}
+
+
+@pytest.mark.parametrize(
+    ("told", "then", "audit", "wrong"),
+    [
+        ("5.1", "5.0", False, True),
+        ("5.1", "5.2", False, True),
+        ("5.2", "5.1", False, False),
+        ("5.2", "5.2", False, False),
+        ("5.2", "5.2", True, True),
+        ("5.1", "5.1", True, False),
+        # history begins later
+        ("5.1", "2.4", False, False),
+    ],
+)
+def test_what_is_dated_anew_is_held_against_history(told, then, audit, wrong):
+    history = Schemas(SHIPPED | {"5.0": SHIPPED["2.5"]})
+    result = found(GO_SINCE % told, GO_SINCE % then, release="6.0", history=history, audit=audit)
+    assert (("since-wrong", "go.n") in result) is wrong
+
+
 def test_only_chosen_rules_run():
     old, new = schema(OLD % ""), schema(GONE)
     result = review_schemas(old, new, rules=["command-removed"])
