@@ -97,12 +97,14 @@ def _new_deprecations(subject: Subject) -> Iterator[Difference]:
             yield difference
 
 
-def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Difference | None]]:
+def _unshipped_deprecations(
+    subject: Subject, *, listed: bool = False
+) -> Iterator[tuple[str, str, Difference | None]]:
     """Give what is deprecated, and was not in the last release: element, note, difference.
 
     Beside what the new schema deprecates these are commands and events that the old one, a state
     between two releases, deprecated already, if the change is about them or what replaces them; in
-    an audit all of them.
+    an audit all of them. With ``listed`` a change of the list of deprecations is about them, too.
     """
     told = set()
     for difference in _new_deprecations(subject):
@@ -116,19 +118,18 @@ def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Differ
         if subject.past.first(name) and not subject.past.first_deprecated(name):
             section = entity.doc.features.get("deprecated") if entity.doc else None
             note = section.text if section else ""
-            if subject.context.audit or _touched(subject, name, note):
+            about = listed and subject.listed(name) != subject.listed(name, old=True)
+            if about or subject.context.audit or _touched(subject, name, note):
                 yield name, note, None
 
 
 def _touched(subject: Subject, name: str, note: str) -> bool:
-    """Whether a change is about a command or event, its replacement, or what is told of them."""
+    """Whether a change is about a command or event, its replacement, or the note about it."""
     if {name, *_replacements(subject, name, note)} & subject.changed:
         return True
     before = subject.old.entities[name].doc
     section = before.features.get("deprecated") if before else None
-    return note != (section.text if section else "") or (
-        subject.listed(name) != subject.listed(name, old=True)
-    )
+    return note != (section.text if section else "")
 
 
 def _replacements(subject: Subject, element: str, note: str) -> list[str]:
@@ -201,7 +202,7 @@ def _listed_name(element: str) -> str:
 
 
 def _lacks_rename(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    for element, note, difference in _unshipped_deprecations(subject):
+    for element, note, difference in _unshipped_deprecations(subject, listed=True):
         entity = subject.calls.get(element)
         if not isinstance(entity, Command):
             continue
