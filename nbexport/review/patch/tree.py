@@ -281,7 +281,9 @@ class Tree:
         of_schema = self._folder and path.startswith(f"{self._folder}/")
         if self._as_named or path.split("/")[0] in _ELSEWHERE or of_schema:
             return path
-        return posixpath.join(self._folder, base) if path.endswith(".json") else path
+        # nothing tells but the name of the folder in which QEMU has its schema
+        of_qemu = path.endswith(".json") and folder.rpartition("/")[2] == "qapi"
+        return posixpath.join(self._folder, base) if of_qemu else path
 
     def _learn(self, path: str, found: str) -> None:
         """Remember which folder of the tree stands for a folder of the patch."""

@@ -21,7 +21,7 @@ from nbexport.review.rules.examples import DATED, MISDATED, UNDATED, WELL_DATED
 from nbexport.review.rules.registry import Rule, Taxonomy, register
 from nbexport.review.rules.subject import since_of
 from nbexport.review.wire import composition, compositions, place_of
-from nbexport.timeline.computed import Snapshot, everything
+from nbexport.timeline.computed import Snapshot, computed_since, everything
 from nbexport.timeline.elements import find_element
 from nbexport.timeline.tags import TOO_EARLY, TOO_LATE, check_tags
 
@@ -200,7 +200,12 @@ def _rewritten(rule: Rule, subject: Subject) -> Iterator[Finding]:
         ),
     ]
     known = set(everything(snapshots[-2].schema))
-    for difference in check_tags(snapshots):
+    dates = {
+        element: since
+        for element, since in computed_since(snapshots).items()
+        if context.audit or element.owner in dated_anew
+    }
+    for difference in check_tags(snapshots, dates=dates):
         element, form = difference.element, find_element(subject.new, difference.element)
         if element not in known or not difference.told or form is None or form.kind == "type":
             # a type's name is nothing that clients see
