@@ -48,6 +48,12 @@ regress: setup ## run the notebooks over releases and targets, compare with the 
 test: setup ## run every test: units, real peers, notebooks
 	$(BIN)/python -bb -m pytest -n 2 $(T)
 	$(BIN)/python -m pytest -c tests/notebooks/pytest.ini notebooks
+	$(BIN)/python -m pytest -c tests/notebooks/golden.ini tests/notebooks/golden
+
+# It fails when something was stored: what changed is to be looked at.
+.PHONY: golden
+golden: setup ## store the outputs of the golden notebooks anew
+	$(BIN)/python -m pytest -c tests/notebooks/golden.ini --nb-force-regen tests/notebooks/golden
 
 # Seconds for each of the protocol's engines.
 FUZZ_SECONDS ?= 60

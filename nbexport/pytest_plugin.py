@@ -107,7 +107,8 @@ def _known(given: Iterable[str], where: str) -> list[str]:
     Raises:
         pytest.Collector.CollectError: one of them cannot be emulated.
     """
-    from nbexport.emulator.release import Release, known_releases  # noqa: PLC0415 - as above
+    from nbexport.emulator.branches import known_releases  # noqa: PLC0415 - as above
+    from nbexport.emulator.release import Release  # noqa: PLC0415 - as above
     from nbexport.errors import UsageError  # noqa: PLC0415 - as above
 
     found: dict[str, None] = {}

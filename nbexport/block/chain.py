@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from nbexport.block import locks
 from nbexport.block.file import FileNode, open_file
 from nbexport.block.node import HostFileError
+from nbexport.block.probing import OTHER_DRIVERS, PROBE_BYTES, recognised
 from nbexport.block.raw import RawNode
 from nbexport.errors import FormatError, UsageError
 
@@ -17,26 +18,6 @@ if TYPE_CHECKING:
 MAX_CHAIN: Final = 200
 """Layers of a chain: libvirt's bound too. Each holds one file descriptor and at most 32 MiB of L1
 table, as much as its file has."""
-
-_PROBE_BYTES: Final = 512
-_QCOW_MAGIC: Final = b"QFI\xfb"
-
-# What QEMU recognises by a magic at this offset and would not open as raw.
-_OTHER_FORMATS: Final = (
-    (0, b"COWD", "vmdk"),
-    (0, b"KDMV", "vmdk"),
-    (0, b"# Disk DescriptorFile", "vmdk"),
-    (0, b"LUKS\xba\xbe", "luks"),
-    (0, b"QED\0", "qed"),
-    (0, b"WithouFreSpacExt", "parallels"),
-    (0, b"WithoutFreeSpace", "parallels"),
-    (0, b"conectix", "vpc"),
-    (0, b"vhdxfile", "vhdx"),
-    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
-)
-_OTHER_DRIVERS: Final = frozenset(
-    ("bochs", "cloop", "dmg", "qcow", *(name for _, _, name in _OTHER_FORMATS))
-)
 
 
 def split_protocol(filename: str) -> str:
@@ -65,23 +46,22 @@ def probe_format(file: BlockNode) -> str:
         FormatError: another format is recognised, which is not supported.
         OSError: the host cannot read.
     """
-    buffer = bytearray(_PROBE_BYTES)
+    buffer = bytearray(PROBE_BYTES)
     file.read_padded(0, memoryview(buffer))
-    if buffer.startswith(_QCOW_MAGIC):
-        version = int.from_bytes(buffer[4:8], "big")
-        if version >= 2:
-            return "qcow2"
-        if version == 1:
-            raise unsupported_driver("qcow", file.filename)
-    for offset, magic, name in _OTHER_FORMATS:
-        if buffer[offset:].startswith(magic):
-            raise unsupported_driver(name, file.filename)
-    return "raw"
+    name = recognised(buffer)
+    if name not in {"qcow2", "raw"}:
+        raise unsupported_driver(name, file.filename)
+    return name
+
+
+def is_known_driver(name: str) -> bool:
+    """Return whether a name is that of a driver of QEMU's which is not supported here."""
+    return name in OTHER_DRIVERS
 
 
 def unsupported_driver(name: str, filename: str) -> FormatError:
     """Return the error that refuses a driver by its name."""
-    if name in _OTHER_DRIVERS:
+    if name in OTHER_DRIVERS:
         return FormatError(f"Driver '{name}' is not supported", path=filename)
     return FormatError(f"Unknown driver '{name}'", path=filename)
 

@@ -274,7 +274,9 @@ class HostDeviceNode(FileNode):
     @classmethod
     def _check_kind(cls, name: str, info: os.stat_result) -> None:
         if not stat.S_ISBLK(info.st_mode):
-            text = f"'host_device' driver requires '{name}' to be a block device"
+            text = (
+                f"'host_device' driver requires '{name}' to be either a character or block device"
+            )
             raise HostFileError(errno.EINVAL, text, name)
 
     def allocated_size(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, ClassVar
 
 from nbexport.bits import Extents
-from nbexport.block.node import ALLOCATED, ZERO, BlockNode
+from nbexport.block.node import ALLOCATED, ZERO, BlockNode, HostFileError
+from nbexport.block.probing import PROBE_BYTES, recognised
 from nbexport.errors import UsageError
 from nbexport.units import SECTOR_SIZE, align_up
 
@@ -20,7 +22,8 @@ class RawNode(BlockNode):
         file: the node below; stays open when this one closes.
         offset: where in it the disk begins.
         size: length of the disk, a multiple of 512; None for all that follows ``offset``.
-        probed: the format was guessed; QEMU then serves whole sectors only.
+        probed: the format was guessed; QEMU then serves whole sectors only, and refuses to write
+            what would make another format of the image.
 
     Raises:
         UsageError: the window does not lie inside the file. The text is QEMU's.
@@ -51,6 +54,7 @@ class RawNode(BlockNode):
         self.file: BlockNode = file
         self.offset = offset
         self._moves = 0
+        self._probed = probed
         self.cluster_size = file.cluster_size
         self.read_only = file.read_only
         self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
@@ -86,7 +90,19 @@ class RawNode(BlockNode):
         return self.file.writable
 
     def _write(self, offset: int, data: memoryview) -> None:
+        if self._probed and offset < PROBE_BYTES:
+            self._check_begin(offset, data)
         self.file.write_from(self.offset + offset, data)
+
+    def _check_begin(self, offset: int, data: memoryview) -> None:
+        """Refuse what the next one who guesses would take for an image that names other files."""
+        begin = bytearray(PROBE_BYTES)
+        self.read_padded(0, memoryview(begin))
+        inside = data[: PROBE_BYTES - offset]
+        begin[offset : offset + len(inside)] = inside
+        if recognised(begin) != self.driver:
+            text = f"{self.filename}: would look like another format than raw"
+            raise HostFileError(errno.EPERM, text, self.filename)
 
     def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
         self.file.write_zeroes(self.offset + offset, length, unmap=unmap, no_fallback=no_fallback)

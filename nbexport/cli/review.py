@@ -103,6 +103,11 @@ def _print_json_schema(context: click.Context, _parameter: click.Parameter, give
 )
 @click.option("--no-config", is_flag=True, help="Look at no policy file.")
 @click.option(
+    "--audit",
+    is_flag=True,
+    help="Judge all of the new schema, too: what the change leaves as it was is found as well.",
+)
+@click.option(
     "--release",
     metavar="RELEASE",
     help="The release under development, in which the new schema will ship.  [default: that of the "
@@ -166,6 +171,7 @@ def review_command(
     fail_on: str | None,
     config: str | None,
     no_config: bool,
+    audit: bool,
     release: str | None,
     strip: int | None,
     context: int | None,
@@ -217,6 +223,7 @@ def review_command(
             _policy(config, no_config=no_config),
             _checked(release),
             None if fail_on is None else Level[fail_on.upper()],
+            audit=audit,
         )
         if patch is not None or form == "mail":
             found = review_change(

@@ -84,7 +84,8 @@ def timeline_command(
     with the computed ones. With --source the same is done for other schemas; a type that was
     renamed, or members that moved to a base, keep their date.
 
-    Exit status: 0 success, 1 with --tags if there are differences, 2 wrong usage.
+    Exit status: 0 success, 1 with --tags if there are differences, or if a source cannot be read,
+    2 wrong usage.
     """  # noqa: D301 - click wants the \b itself
     try:
         snapshots = _snapshots(sources, last)

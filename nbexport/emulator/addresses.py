@@ -20,21 +20,38 @@ from nbexport.listening import UNIX_PATH_MAX, tcp_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Protocol
 
-    from nbexport.nbd import NbdServer
+    class Listener(Protocol):
+        """What gets listening sockets."""
+
+        async def listen_unix(self, path: str) -> object:
+            """Listen at a path."""
+
+        def listen_on(self, listener: socket.socket) -> None:
+            """Take a socket that listens."""
+
 
 _ABSTRACT_LENGTH = 108
 """Bytes of the kernel's field, all of which are the name of one that is not tight."""
 _UINT32_MAX = (1 << 32) - 1
 
 
-async def listen(server: NbdServer, address: Mapping[str, Any], *, passes_files: bool) -> None:
+async def listen(
+    server: Listener,
+    address: Mapping[str, Any],
+    *,
+    passes_files: bool,
+    takes_numbers: bool = False,
+) -> None:
     """Open the listening sockets that a legacy socket address describes.
 
     Args:
         server: gets them.
         address: with its ``type`` and ``data``.
         passes_files: whether the program knows ``getfd``.
+        takes_numbers: whether a descriptor that was inherited can be named by its number, which
+            holds for the command line.
 
     Raises:
         CommandError: nobody can listen there.
@@ -46,6 +63,11 @@ async def listen(server: NbdServer, address: Mapping[str, Any], *, passes_files:
         await _listen_inet(server, data)
     elif kind == "vsock":
         server.listen_on(_vsock(data))
+    elif takes_numbers:
+        listener = inherited_socket(data["str"])
+        listener.listen(socket.SOMAXCONN)
+        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        server.listen_on(listener)
     elif passes_files:
         # No descriptor can have been handed over: there is no getfd.
         raise CommandError(f"File descriptor named '{data['str']}' has not been found")
@@ -53,7 +75,21 @@ async def listen(server: NbdServer, address: Mapping[str, Any], *, passes_files:
         raise CommandError("only QEMU supports file descriptor passing")
 
 
-async def _listen_unix(server: NbdServer, data: Mapping[str, Any]) -> None:
+def inherited_socket(text: str) -> socket.socket:
+    """Return the socket whose descriptor has this number; it belongs to the caller.
+
+    Raises:
+        CommandError: it is no number, or not one of a socket.
+    """
+    if not text.isascii() or not text.isdecimal():
+        raise CommandError(f"Unable to parse FD number {text}")
+    try:
+        return socket.socket(fileno=int(text))
+    except (OSError, OverflowError) as error:
+        raise CommandError(f"File descriptor '{text}' is not a socket") from error
+
+
+async def _listen_unix(server: Listener, data: Mapping[str, Any]) -> None:
     path: str = data["path"]
     if data.get("abstract", False):
         server.listen_on(_abstract(path, tight=data.get("tight", True)))
@@ -121,7 +157,7 @@ def _family(data: Mapping[str, Any]) -> int:
     return socket.AF_UNSPEC
 
 
-async def _listen_inet(server: NbdServer, data: Mapping[str, Any]) -> None:
+async def _listen_inet(server: Listener, data: Mapping[str, Any]) -> None:
     host, port = data["host"], data["port"]
     family = _family(data)
     flags = socket.AI_PASSIVE

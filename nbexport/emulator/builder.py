@@ -90,7 +90,7 @@ class Builder:
         read_only = options.get("read-only", read_only)
         options = _with_inherited_cache(options)
         driver = options["driver"]
-        if driver == "file":
+        if driver in {"file", "host_device"}:
             return self._file(options, read_only=read_only)
         if driver in {"null-co", "null-aio"}:
             disk = drivers.open_null(options, writable=not read_only)
@@ -123,7 +123,12 @@ class Builder:
                 raise CommandError(f"Parameter '{given}' expects a non-negative number below 2^64")
         if options.get("offset") or "size" in options:
             permissions.begin(self._release, self._graph, file, permissions.part_use(name))
-        disk = block.RawNode(file.block, options.get("offset", 0), options.get("size"))
+        disk = block.RawNode(
+            file.block,
+            options.get("offset", 0),
+            options.get("size"),
+            probed=options.get("probed", False),  # no schema has it: only who guesses gives it
+        )
         disk.read_only = read_only
         return self._register(name, disk, options, read_only=read_only, file=file)
 
@@ -164,7 +169,8 @@ class Builder:
             raise CommandError("The 'file' block driver requires a file name")
         if not read_only:
             _check_writable(filename)
-        disk = block.FileNode(filename, writable=not read_only)
+        kind = block.FileNode if options["driver"] == "file" else block.HostDeviceNode
+        disk = kind(filename, writable=not read_only)
         return self._register(name, disk, options, read_only=read_only)
 
     def _qcow2(

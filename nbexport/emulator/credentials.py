@@ -101,7 +101,8 @@ def shared_keys(properties: Mapping[str, Any]) -> Credentials:
         user = properties.get("username", "qemu")
         _check_client_key(path, user)
         choice = TlsChoice(psk_file=str(path), username=user)
-    return Credentials(server, verifies=False, make=lambda: tls.psk(path.parent), choice=choice)
+        return Credentials(server=False, verifies=False, make=_no_server, choice=choice)
+    return Credentials(server=True, verifies=False, make=lambda: tls.psk(path.parent))
 
 
 def _check_client_key(path: Path, user: str) -> None:

@@ -139,8 +139,10 @@ def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
             info["full-backing-filename"] = disk.full_backing_filename
             if disk.header.backing_format is not None:
                 info["backing-filename-format"] = disk.header.backing_format
-    if not flat and node.backing is not None:
-        info["backing-image"] = image_info(node.backing, flat=False)
+    below = node.file if node.is_filter else node.backing
+    if not flat and below is not None:
+        # What a filter shows stands where a backing image would.
+        info["backing-image"] = image_info(below, flat=False)
     return info
 
 
@@ -198,7 +200,7 @@ def _children(node: Node) -> list[dict[str, str]]:
 def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
     """Return a node's ``BlockDeviceInfo``, with the members of every release."""
     cache = node.options.get("cache", {})
-    depth = 0 if flat else sum(each.backing is not None for each in node.chain())
+    depth = 0 if flat else sum(1 for _ in node.chain()) - 1
     info: dict[str, Any] = {
         "node-name": node.name,
         "drv": driver(node),

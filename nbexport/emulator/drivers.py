@@ -114,10 +114,10 @@ def _tls(options: Options, release: Release, objects: Objects | None) -> nbd.Tls
         return None
     if objects is None:
         raise CommandError(f"No TLS credentials with id '{identifier}'")
-    credentials = objects.client_credentials(identifier)
+    choice = objects.client_tls(identifier, options.get("tls-hostname"))
     if options["server"]["type"] != "inet" and release.tls_needs_inet:
         raise CommandError("TLS only supported over IP sockets")
-    return credentials.for_client(options.get("tls-hostname"))
+    return choice
 
 
 def _address(server: Mapping[str, Any], name: str, tls: nbd.TlsChoice | None) -> nbd.NbdUri:
@@ -162,7 +162,7 @@ def find_wanted(graph: Graph, options: Options) -> DirtyBitmap | None:
     given = options.get("bitmap")
     if given is None:
         return None
-    node = graph.nodes.get(given["node"])
+    node = graph.look_up(given["node"])
     if node is None:
         raise CommandError(f"Node '{given['node']}' not found")
     bitmap = node.bitmap(given["name"])

@@ -227,6 +227,23 @@ class BlockExport:
     fixed_thread: bool = False
 
 
+@dataclass(eq=False)
+class Backend:
+    """A disk of the machine without its device: what ``-drive`` makes, known by a device name.
+
+    Attributes:
+        name: the device name.
+        node: what is in it; None if it is empty.
+        writable: whether it may be written.
+        device: path of the disk's device in the object tree; None if it has none.
+    """
+
+    name: str
+    node: Node | None
+    writable: bool = False
+    device: str | None = None
+
+
 class Graph:
     """All nodes, exports and jobs of a process, in the order of their creation."""
 
@@ -234,6 +251,7 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         self.exports: dict[str, BlockExport] = {}
         self.jobs: dict[str, Job] = {}
+        self.backends: dict[str, Backend] = {}
         self._generated = 0
         self._random = random.Random()  # noqa: S311 - names, not secrets
 
@@ -250,6 +268,8 @@ class Graph:
         """Raise CommandError unless a new node may have this name."""
         if not is_well_formed(name):
             raise CommandError(f"Invalid node-name: '{name}'")
+        if name in self.backends:
+            raise CommandError(f"node-name={name} is conflicting with a device id")
         if name in self.nodes:
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
         if len(name.encode()) > NODE_NAME_LENGTH_MAX:
@@ -261,9 +281,27 @@ class Graph:
         Raises:
             CommandError: there is none.
         """
-        if name not in self.nodes:
+        found = self.look_up(name)
+        if found is None:
             raise CommandError(f"Cannot find device='{name}' nor node-name='{name}'")
-        return self.nodes[name]
+        return found
+
+    def look_up(self, name: str) -> Node | None:
+        """Return a node by device or by name, or None.
+
+        Raises:
+            CommandError: the device is empty.
+        """
+        backend = self.backends.get(name)
+        if backend is None:
+            return self.nodes.get(name)
+        if backend.node is None:
+            raise CommandError(f"Device '{name}' has no medium")
+        return backend.node
+
+    def backends_of(self, node: Node) -> list[Backend]:
+        """Return the backends that ``node`` is in."""
+        return [backend for backend in self.backends.values() if backend.node is node]
 
     def parents(self, node: Node) -> list[Node]:
         """Return the nodes that are built on ``node``."""
@@ -288,6 +326,8 @@ class Graph:
                     setattr(user, role, above)
         for export in self.exports_of(node):
             export.node = above
+        for backend in self.backends_of(node):
+            backend.node = above
 
     def take_out(self, above: Node) -> None:
         """Give the users of a filter back to the node below it, and forget the filter."""
@@ -298,6 +338,8 @@ class Graph:
                     setattr(user, role, above.file)
         for export in self.exports_of(above):
             export.node = above.file
+        for backend in self.backends_of(above):
+            backend.node = above.file
         del self.nodes[above.name]
 
     def remove(self, node: Node) -> list[Node]:
@@ -319,6 +361,7 @@ class Graph:
                 and child.name in self.nodes
                 and not self.parents(child)
                 and not self.exports_of(child)
+                and not self.backends_of(child)
                 and not self.jobs_of(child)
             ]
         return removed

@@ -147,7 +147,7 @@ async def _run(
                 shown.append(f"{host}:{port}")
         for where in shown:
             on_ready(where)
-        closed = loop.create_task(monitor.wait_closed())
+        closed = loop.create_task(monitor.wait_requested())
         # without other monitors nobody can come any more when standard input has ended
         waiting = {closed} if served is None or shown else {closed, served}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

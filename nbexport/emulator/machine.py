@@ -51,6 +51,8 @@ class Machine:
         jobs: what goes on in the background.
         objects: secrets, credentials, authorizations and threads.
         running: whether the machine runs, between cont and stop.
+        started: whether it has run at all.
+        starting: whether options of a command line are acted on.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -68,6 +70,8 @@ class Machine:
         self.graph = Graph()
         self.objects = Objects(release)
         self.running = True
+        self.started = True
+        self.starting = False
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
         self._quit: Callable[[], None] | None = None
@@ -148,7 +152,12 @@ class Machine:
         await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
         node = export.node
-        users = (self.graph.parents(node), self.graph.exports_of(node), self.graph.jobs_of(node))
+        users = (
+            self.graph.parents(node),
+            self.graph.exports_of(node),
+            self.graph.jobs_of(node),
+            self.graph.backends_of(node),
+        )
         if not (node.monitor_owned or any(users)):
             # Whoever opened it is gone; the export was its last user.
             await self.in_thread(self.close_nodes, self.graph.remove(node))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbexport import block, nbd
 from nbexport.emulator import permissions
@@ -13,8 +13,25 @@ from nbexport.units import SECTOR_SIZE, align_down
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nbexport.emulator.graph import DirtyBitmap, Node
+    from nbexport.emulator.graph import DirtyBitmap, Graph, Node
     from nbexport.emulator.machine import Machine
+    from nbexport.emulator.release import Release
+
+
+class Exporting(Protocol):
+    """What exports need of the process that has them; a `Machine` has it."""
+
+    @property
+    def release(self) -> Release:
+        """What it behaves as."""
+
+    @property
+    def graph(self) -> Graph:
+        """Its nodes."""
+
+    @property
+    def nbd_max_connections(self) -> int:
+        """Clients of its NBD server at a time; 0 is no limit."""
 
 
 def running_server(machine: Machine) -> nbd.NbdServer:
@@ -29,7 +46,7 @@ def running_server(machine: Machine) -> nbd.NbdServer:
 
 
 def make_export(
-    machine: Machine,
+    machine: Exporting,
     node: Node,
     name: str,
     arguments: Mapping[str, Any],
@@ -72,7 +89,7 @@ def make_export(
     )
 
 
-def use(machine: Machine, node: Node, new: permissions.Use) -> None:
+def use(machine: Exporting, node: Node, new: permissions.Use) -> None:
     """Let an export use a node.
 
     Raises:
@@ -82,3 +99,24 @@ def use(machine: Machine, node: Node, new: permissions.Use) -> None:
         permissions.begin(machine.release, machine.graph, node, new)
     except block.ImageLockedError as error:
         raise CommandError(error.reason) from error
+
+
+def find_bitmap(machine: Exporting, node: Node, name: str, *, writable: bool) -> DirtyBitmap:
+    """Return the bitmap that an export offers under a name: of the node, or of one below it.
+
+    Raises:
+        CommandError: there is none, or it cannot be offered.
+    """
+    for owner in node.chain():
+        bitmap = owner.bitmap(name)
+        if bitmap is not None:
+            break
+    else:
+        raise CommandError(f"Bitmap '{name}' is not found")
+    if not machine.release.enabled_before_state:
+        bitmap.check(allow_readonly=True)
+    if not writable and bitmap.enabled and not owner.read_only:
+        raise CommandError(f"Enabled bitmap '{name}' incompatible with readonly export")
+    if machine.release.enabled_before_state:
+        bitmap.check(allow_readonly=True)
+    return bitmap

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from nbexport.emulator.release import Release
+    from nbexport.nbd import TlsChoice
 
 OBJECTS_MAX = 10_000
 """Objects of a process: a client that adds them in a loop gets an error, not all memory."""
@@ -250,6 +251,18 @@ class Objects:
         if not isinstance(found.value, Credentials):
             raise CommandError(f"Object with id '{identifier}' is not TLS credentials")
         return found.value
+
+    def client_tls(self, identifier: str, hostname: str | None) -> TlsChoice:
+        """Return how a connection is secured with credentials.
+
+        Args:
+            identifier: of the credentials.
+            hostname: the name that the server's certificate must have; None for the host's.
+
+        Raises:
+            CommandError: there are none of this id, or they are a server's.
+        """
+        return self.client_credentials(identifier).for_client(hostname)
 
     def authorizer(self, identifier: str) -> Callable[[str], bool]:
         """Return what asks an authorization that need be there only when somebody comes."""

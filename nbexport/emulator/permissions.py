@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
-    from nbexport.emulator.graph import Graph, Node
+    from nbexport.emulator.graph import Backend, Graph, Node
     from nbexport.emulator.release import Release
 
 _EXPORT = "an unnamed block device"
@@ -49,6 +49,15 @@ def export_use(*, writable: bool, fixed_size: bool = True) -> Use:
     return Use(_EXPORT, "root", required, Permission.RESIZE if fixed_size else locks.NOTHING)
 
 
+def backend_use(backend: Backend) -> Use:
+    """Return the use that a backend of the machine makes of its node; a device denies."""
+    required = Permission.CONSISTENT_READ
+    if backend.writable:
+        required |= Permission.WRITE
+    denied = locks.NOTHING if backend.device is None else Permission.WRITE | Permission.RESIZE
+    return Use(f"block device '{backend.name}'", "root", required, denied)
+
+
 def format_use(name: str, *, writable: bool) -> Use:
     """Return the use that a qcow2 node makes of its file."""
     required, unshared = locks.for_format(writable=writable)
@@ -68,6 +77,7 @@ def target_use(name: str) -> Use:
 def uses(graph: Graph, node: Node) -> list[Use]:
     """Return the uses of a node, the newest first."""
     found = [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
+    found += [backend_use(backend) for backend in graph.backends_of(node)]
     for parent in reversed(graph.parents(node)):
         if parent.target is node:
             found.append(target_use(parent.name))

@@ -319,6 +319,7 @@ class Reopener:
                     and not child.monitor_owned
                     and not self._graph.parents(child)
                     and not self._graph.exports_of(child)
+                    and not self._graph.backends_of(child)
                 ):
                     removed += self._graph.remove(child)
         return removed

@@ -67,6 +67,22 @@ def play_at(release: str, script: Script, options: Sequence[str] = ()) -> dict[s
         return play(target, script)
 
 
+def told(answers: Mapping[str, StepAnswer]) -> dict[str, dict[str, Any]]:
+    """Return answers as plain data, for programs to compare: what came, but not when."""
+    return {
+        step: {
+            "reply": dict(answer.reply),
+            **({"before": _plain(answer.before)} if answer.before else {}),
+            **({"after": _plain(answer.after)} if answer.after else {}),
+        }
+        for step, answer in answers.items()
+    }
+
+
+def _plain(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: part for key, part in event.items() if key != "timestamp"} for event in events]
+
+
 def _ask(target: Target, command: str, arguments: Mapping[str, Any]) -> StepAnswer:
     reply = target.ask(command, arguments)
     before = _take_events(target)

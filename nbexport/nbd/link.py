@@ -117,11 +117,15 @@ class Link:
             UsageError: Python cannot do what the URI asks for.
             SourceError: a file of the URI's is not of use.
         """
-        from nbexport.nbd.tls_client import secure  # noqa: PLC0415 - ssl takes a while
-
         reply = [*self.option(wire.OPT_STARTTLS)][-1]
         if reply.kind != wire.REP_ACK:
             raise self.fail(f"TLS: {reply.message}")
+        self.secure()
+
+    def secure(self) -> None:
+        """Secure the connection, on which the server has just agreed; raises as `start_tls`."""
+        from nbexport.nbd.tls_client import secure  # noqa: PLC0415 - ssl takes a while
+
         if self._taken != self._filled:
             raise self.fail("TLS: the server went on in clear")
         try:

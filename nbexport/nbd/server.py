@@ -19,6 +19,8 @@ from nbexport.nbd.profile import QEMU_7_2, Profile
 from nbexport.nbd.uri import NbdUri
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nbexport.nbd.export import Export
     from nbexport.nbd.tls import Tls
 
@@ -46,6 +48,7 @@ class NbdServer:
         write_seconds: how long a client may leave a reply unread; 0 is no limit.
         profile: whom to behave like.
         tls: certificates or keys, and whether clients must use them; None for no TLS.
+        on_gone: called when a client has left, with whether it had chosen an export.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class NbdServer:
         write_seconds: float = 120.0,
         profile: Profile = QEMU_7_2,
         tls: Tls | None = None,
+        on_gone: Callable[[bool], None] = lambda _chosen: None,
     ) -> None:
+        self._on_gone = on_gone
         self.exports: dict[str, Export] = {}
         self._slots = asyncio.Semaphore(max_connections) if max_connections else None
         self._connections: set[Connection] = set()
@@ -91,6 +96,11 @@ class NbdServer:
     def clients_of(self, name: str) -> int:
         """Return how many connections have chosen the export."""
         return sum(c.export is not None and c.export.name == name for c in self._connections)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is connected."""
+        return not self._connections
 
     async def settle(self, name: str) -> int:
         """Let clients of an export go that are about to, and return how many stay.
@@ -240,6 +250,7 @@ class NbdServer:
             self._after_a_crowd()
             if self._slots is not None:
                 self._slots.release()
+            self._on_gone(connection.transmission is not None)
 
     def _after_a_crowd(self) -> None:
         """Give memory back when most of many clients have left."""

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from nbexport.plots.availability import draw_availability
+from nbexport.plots.backups import backup_table, draw_backups, marks
+from nbexport.plots.conformance import (
+    answers_table,
+    conformance_table,
+    deviation_table,
+    differences_table,
+    draw_conformance,
+)
 from nbexport.plots.curves import Panel, draw_curves
 from nbexport.plots.maps import draw_maps
 from nbexport.plots.measures import cost_table, draw_costs, draw_lengths
@@ -21,6 +29,7 @@ from nbexport.plots.tables import (
     answer_table,
     availability_table,
     bitmap_table,
+    command_table,
     comparison_table,
     history_table,
     map_table,
@@ -34,11 +43,19 @@ __all__ = [
     "Plot",
     "Table",
     "answer_table",
+    "answers_table",
     "availability_table",
+    "backup_table",
     "bitmap_table",
+    "command_table",
     "comparison_table",
+    "conformance_table",
     "cost_table",
+    "deviation_table",
+    "differences_table",
     "draw_availability",
+    "draw_backups",
+    "draw_conformance",
     "draw_costs",
     "draw_curves",
     "draw_lengths",
@@ -53,6 +70,7 @@ __all__ = [
     "map_table",
     "map_time_table",
     "mapping_table",
+    "marks",
     "plan_table",
     "rate_table",
     "revisions_table",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FEW_DECADES = 1000
+_LEAST_SPAN = 10
 
 Points = tuple["Sequence[float]", "Sequence[float]"]
 """Where a curve's points are: along the axis, and upwards, nan for a gap; as long as each other."""
@@ -118,6 +119,7 @@ def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     else:
         axes.set_yscale("log", base=2 if panel.as_size else 10)
         _label_short_axis(axes, panel)
+        _widen(axes, panel)
     if panel.level is not None:
         axes.axhline(panel.level, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
     shown: Callable[[float], str] = _size if panel.as_size else count
@@ -136,6 +138,16 @@ def _label_short_axis(axes: Axes, panel: Panel) -> None:
     values = [y for _, ys in panel.curves.values() for y in ys if not math.isnan(y)]
     if not panel.as_size and max(values) < _FEW_DECADES * min(values):
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+
+
+def _widen(axes: Axes, panel: Panel) -> None:
+    """Let an axis span a decade at least: what hardly changes has to look level."""
+    values = [y for _, ys in panel.curves.values() for y in ys if not math.isnan(y)]
+    values += [panel.level] if panel.level is not None else []
+    low, high = min(values), max(values)
+    if high < _LEAST_SPAN * low:
+        middle, half = math.sqrt(low * high), math.sqrt(_LEAST_SPAN)
+        axes.set_ylim(middle / half, middle * half)
 
 
 def _size(value: float) -> str:

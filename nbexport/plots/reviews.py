@@ -25,6 +25,8 @@ _COLOURS = {
     Level.INFO: "#DDDDDD",
 }
 _LABEL_MAX = 44
+_WIDTH, _ROW = 7.2, 0.42
+"""Inches. Narrow, so that text of ten points stays readable where the screen is 360 pixels wide."""
 
 
 def findings_table(findings: Sequence[Finding], *, least: str = "notice") -> Table:
@@ -85,8 +87,8 @@ def draw_revisions(
     if not reviews:
         raise UsageError("nothing to draw: no review was given")
     rows = _rows(reviews, _level(least))
-    with matplotlib.style.context(str(STYLE)):
-        figure = Figure(figsize=(9.6, 0.3 * max(len(rows), 1) + 1.3))
+    with matplotlib.style.context([str(STYLE), {"font.size": 10}]):
+        figure = Figure(figsize=(_WIDTH, _ROW * max(len(rows), 1) + 1.3))
         axes = figure.subplots()
         for line, levels in enumerate(rows.values()):
             for column, name in enumerate(reviews):
@@ -101,6 +103,7 @@ def draw_revisions(
         labels = [_label(rule, element) for rule, element in rows]
         axes.set_yticks([line + 0.5 for line in range(len(rows))], labels, parse_math=False)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.tick_params("y", labelsize=9)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         if title:
@@ -135,7 +138,7 @@ def _rows(reviews: Mapping[str, Review], least: Level) -> dict[Row, dict[str, Le
 
 def _label(rule: str, element: str) -> str:
     shown = element if len(element) <= _LABEL_MAX else f"{element[: _LABEL_MAX - 1]}…"
-    return f"{rule}  {shown}"
+    return f"{rule}\n{shown}"
 
 
 def _described(reviews: Mapping[str, Review], rows: Mapping[Row, Mapping[str, Level]]) -> str:
@@ -144,6 +147,7 @@ def _described(reviews: Mapping[str, Review], rows: Mapping[Row, Mapping[str, Le
         f"{name}: {sum(name in levels for levels in rows.values())} findings" for name in reviews
     ]
     names = list(reviews)
-    gone = sorted({rule for (rule, _), levels in rows.items() if names[-1] not in levels})
+    left = {rule for (rule, _), levels in rows.items() if names[-1] in levels}
+    gone = sorted({rule for rule, _ in rows} - left)
     rid = f" Not in {names[-1]}: {', '.join(gone)}." if gone else ""
     return f"{'; '.join(counts)}.{rid}"

@@ -140,7 +140,7 @@ def answer_table(answers: Mapping[str, StepAnswer]) -> Table:
         (
             name,
             answer.command,
-            _told(answer),
+            _told(answer.reply),
             "; ".join(
                 f"{event['event']} {json.dumps(event.get('data', {}))} {when} the reply"
                 for events, when in ((answer.before, "before"), (answer.after, "after"))
@@ -150,6 +150,20 @@ def answer_table(answers: Mapping[str, StepAnswer]) -> Table:
         for name, answer in answers.items()
     ]
     return Table(("step", "command", "answer", "events"), rows)
+
+
+def command_table(log: Sequence[tuple[Any, Mapping[str, Any]]], *, last: int = 0) -> Table:
+    """Tabulate commands as they were sent, and what was answered.
+
+    Args:
+        log: pairs of a command, which is a name and arguments, and the whole reply.
+        last: how many of the newest to show; 0 for all.
+    """
+    rows = [
+        (command, json.dumps(arguments), _told(reply))
+        for (command, arguments), reply in log[-last:]
+    ]
+    return Table(("command", "arguments", "answer"), rows)
 
 
 def comparison_table(answers: Mapping[str, Mapping[str, StepAnswer]]) -> Table:
@@ -167,16 +181,16 @@ def comparison_table(answers: Mapping[str, Mapping[str, StepAnswer]]) -> Table:
 
 def _with_events(answer: StepAnswer) -> str:
     before, after = ([event["event"] for event in some] for some in (answer.before, answer.after))
-    return ", ".join([*before, _told(answer), *after])
+    return ", ".join([*before, _told(answer.reply), *after])
 
 
-def _told(answer: StepAnswer) -> str:
+def _told(reply: Mapping[str, Any]) -> str:
     """Return an answer in a line: nothing to tell is a tick, a refusal its class and text."""
-    if "error" in answer.reply:
-        error = answer.reply["error"]
+    if "error" in reply:
+        error = reply["error"]
         known = error["class"] == "GenericError"
         return str(error["desc"]) if known else f"{error['class']}: {error['desc']}"
-    result = answer.reply["return"]
+    result = reply["return"]
     return "\N{CHECK MARK}" if result == {} else json.dumps(result)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nbexport.errors import UsageError
 from nbexport.plots.plot import STYLE, Plot
 from nbexport.plots.timetables import introduced_text, window_text
+from nbexport.qapi import parse_release
 from nbexport.timeline.lifecycle import day
 from nbexport.timeline.releases import release, releases
 
@@ -82,7 +83,18 @@ def _x(when: dt.date) -> float:
 
 
 def _begin(life: Lifecycle) -> dt.date | None:
-    return day(life.introduced) or day(life.experimental) or day(life.deprecated)
+    known = day(life.introduced) or day(life.experimental) or day(life.deprecated)
+    return known or _long_ago(life.introduced)
+
+
+def _long_ago(name: str | None) -> dt.date | None:
+    """Return the oldest day there is for a release that is older; None for any other text."""
+    oldest = releases()[0]
+    try:
+        older = name is not None and parse_release(name) < oldest.version
+    except UsageError:
+        return None
+    return oldest.date if older else None
 
 
 def _end(life: Lifecycle) -> dt.date | None:

@@ -15,6 +15,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from nbexport.errors import CommandError
+from nbexport.qapi.order import to_modified_utf8
 from nbexport.qmp.jsonbuilder import Builder
 from nbexport.qmp.jsontext import decode_string, decode_text, number
 from nbexport.units import MiB
@@ -144,6 +146,20 @@ class JsonStream:
             if message is not None:
                 return message
         return None
+
+    def end(self) -> Message | None:
+        """Return what the end of the input makes of a message that has begun, None if none has."""
+        if self._state in _NUMBER_ENDS or self._state == _WORD:
+            message = self._finish()
+            if message is not None:
+                return message
+        elif self._state not in {_START, _RECOVERY}:
+            return self._stray()
+        if not self._count:
+            return None
+        error = self._builder.error or "premature EOI"
+        self._reset()
+        return Message(error=f"JSON parse error, {error}")
 
     def _scan(self, data: bytes) -> Message | None:
         """Read on in one piece of input until a message is complete or the piece ends."""
@@ -387,3 +403,23 @@ class JsonStream:
         if builder.error is not None:
             return Message(error=f"JSON parse error, {builder.error}")
         return Message(builder.result)
+
+
+def parse(text: str) -> Any:
+    """Return the one value of a text that is complete, such as an option of a command line.
+
+    Raises:
+        CommandError: it is not JSON, or not one value; the first thing that is wrong.
+    """
+    stream = JsonStream()
+    stream.feed(to_modified_utf8(text))
+    found: Message | None = None
+    while (message := stream.next() or stream.end()) is not None:
+        if found is not None:
+            raise CommandError("Expecting at most one JSON value")
+        if message.error is not None:
+            raise CommandError(message.error)
+        found = message
+    if found is None:
+        raise CommandError("Expecting a JSON value")
+    return found.value

@@ -145,6 +145,27 @@ class QmpServer:
         channel = await standard_channel()
         await self._serve(channel, self._number(), pretty=pretty)
 
+    async def serve_on(
+        self,
+        sockets: Sequence[socket.socket],
+        *,
+        first: socket.socket | None = None,
+        pretty: bool | None = None,
+    ) -> None:
+        """Serve a monitor on sockets that listen already, until the server closes them.
+
+        Args:
+            sockets: they do not block; none if only ``first`` is to be served.
+            first: a client that has been accepted.
+            pretty: whether this monitor prints indented; None for the server's setting.
+        """
+        self._listening += sockets
+        number = self._number()
+        if first is not None and not self._stopped.is_set():
+            await self._serve(await stream_channel(first), number, pretty=pretty)
+        if sockets:
+            await self._accept(list(sockets), number, pretty=pretty)
+
     def _number(self) -> int:
         """Return the number of the next monitor, from 0."""
         self._count += 1
@@ -267,6 +288,10 @@ class QmpServer:
         self._closing = True
         if not self._turn.locked():
             self._over.set()
+
+    async def wait_requested(self) -> None:
+        """Wait until a close was requested; what comes first is to be done before `close`."""
+        await self._over.wait()
 
     async def wait_closed(self) -> None:
         """Wait until a close was requested, then close."""

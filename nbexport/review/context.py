@@ -61,7 +61,7 @@ def _items(element: str) -> set[str]:
     result, rest = rest.startswith("returns."), rest.removeprefix("returns.")
     last = re.split(r"[.=]", rest)[-1]
     word = "result " if result else ""
-    return {f"{root} {word}{rest}", f"{root} {word}{last}"}
+    return {f"{root} {word}{rest}".replace("=", " "), f"{root} {word}{last}"}
 
 
 class Schemas:
@@ -99,6 +99,8 @@ class Context:
             as released.
         deprecation_notes: the text of the list of deprecations that goes with the new schema.
         old_deprecation_notes: that which goes with the old one.
+        audit: whether to find what the change leaves as it was, too.
+        base: the schema before the series of which the change is a part. None if it is no part.
     """
 
     release: str | None = None
@@ -107,6 +109,8 @@ class Context:
     history: History | None = None
     deprecation_notes: str | None = None
     old_deprecation_notes: str | None = None
+    audit: bool = False
+    base: Schema | None = None
 
     def __post_init__(self) -> None:
         for name in (self.release, self.old_release):
@@ -145,6 +149,11 @@ class Past:
             for name in self._history.releases
             if self._limit is None or branch(name) < self._limit
         )
+
+    def schemas(self) -> Iterator[tuple[str, Schema]]:
+        """Give the releases with their schemas, oldest first."""
+        for release in self.releases:
+            yield release, self._side(release).schema
 
     def _side(self, release: str) -> Side:
         assert self._history is not None

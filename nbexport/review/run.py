@@ -25,6 +25,7 @@ from nbexport.timeline import releases as known
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from nbexport.qapi import Schema
     from nbexport.review.finding import Finding
     from nbexport.review.patch import PatchedSchemas
     from nbexport.review.policy import Ignored
@@ -45,12 +46,14 @@ class Settings:
             sources tell.
         fail_on: the lowest level that fails, None for that of the policy, else ``risky``.
         today: the day by which entries of the policy expire.
+        audit: whether to find what the change leaves as it was, too.
     """
 
     policy: Policy = field(default_factory=Policy)
     release: str | None = None
     fail_on: Level | None = None
     today: dt.date = field(default_factory=lambda: dt.datetime.now().astimezone().date())
+    audit: bool = False
 
     def release_for(self, old: LoadedSchema, new: LoadedSchema) -> str | None:
         """Return the release under development.
@@ -210,7 +213,8 @@ def review_patches(patched: PatchedSchemas, settings: Settings) -> Review:
         if step.old is step.new:
             steps.append(StepReview(step, ()))
             continue
-        kept, ignored, _ = _judged(step.old, step.new, settings, step.notes)
+        base = patched.old.schema if len(patched.steps) > 1 else None
+        kept, ignored, _ = _judged(step.old, step.new, settings, step.notes, base)
         # rules about a state find it after each patch; the one that brought it is to be told
         fresh = tuple(finding for finding in kept if finding.fingerprint not in said)
         steps.append(StepReview(step, fresh, tuple(ignored)))
@@ -246,6 +250,7 @@ def _judged(
     new: LoadedSchema,
     settings: Settings,
     notes: tuple[str | None, str | None],
+    base: Schema | None = None,
 ) -> tuple[list[Finding], list[Ignored], str | None]:
     release = settings.release_for(old, new)
     context = Context(
@@ -254,6 +259,8 @@ def _judged(
         history=PackageHistory(),
         deprecation_notes=notes[1],
         old_deprecation_notes=notes[0],
+        audit=settings.audit,
+        base=base,
     )
     found = review(old, new, context)
     if new.introspected:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
+import hashlib
 import json
 import os
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
@@ -168,7 +170,7 @@ def run_matrix(
         executor: what runs them; see `local_executor` and `cluster_executor`.
         baseline: what the results are compared with; None compares nothing.
         resume: whether a run that passed in an earlier campaign of the same place, with the same
-            notebook and version of the package, is taken as it was.
+            notebook and code of the package, is taken as it was.
         progress: whether to draw a progress bar on standard error.
 
     Returns:
@@ -263,10 +265,18 @@ def _keep(outputs: Outputs, run: MatrixRun, order: Order, outcome: Outcome) -> N
 
 
 def _origin(order: Order) -> str:
-    """Return what an outcome depends on besides its parameters."""
-    import hashlib  # noqa: PLC0415 - only here
+    """Return what an outcome depends on besides its parameters: the notebook and the package."""
+    return f"{__version__} {_package()} {hashlib.sha256(order.text.encode()).hexdigest()[:16]}"
 
-    return f"{__version__} {hashlib.sha256(order.text.encode()).hexdigest()[:16]}"
+
+@functools.cache
+def _package() -> str:
+    """Return a digest of the package's code: in a checkout it changes without a new version."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _earlier(outputs: Outputs, run: MatrixRun, order: Order) -> Outcome | None:

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING
 
 from nbexport import qapi
 from nbexport.errors import UsageError
-from nbexport.qapi.model import AlternateType, ArrayType, EnumType, ObjectType
+from nbexport.qapi.model import ObjectType
+from nbexport.sources.describe import parts_of
 from nbexport.timeline.elements import find_element, parse_element
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nbexport.qapi import Schema
-    from nbexport.qapi.model import Type
     from nbexport.timeline.elements import Form
-
-_VALUES_SHOWN = 4
-"""An enumeration with more values than this is shown by its name."""
 
 
 @dataclass(frozen=True)
@@ -71,42 +68,10 @@ def effective_members(schema: Schema, name: str) -> list[EffectiveMember] | None
         return None if entity is None else []
     if not isinstance(kind, ObjectType):
         raise UsageError(f"{kind.describe()} has no members")
-    return _members(schema, kind, "")
-
-
-def _members(schema: Schema, kind: ObjectType, branch: str) -> list[EffectiveMember]:
-    found = [
-        EffectiveMember(
-            member.name,
-            type_text(schema, member.type),
-            member.optional,
-            branch,
-            tuple(feature.name for feature in member.features if schema.enabled(feature)),
-        )
-        for member in schema.members(kind)
+    return [
+        EffectiveMember(part.name, part.type, part.optional, part.branch, part.features)
+        for part in parts_of(schema, entity or kind)
     ]
-    for variant in kind.variants:
-        if schema.enabled(variant) and isinstance(variant.type, ObjectType):
-            tag = f"{kind.tag_name}={variant.name}"
-            within = f"{branch}, {tag}" if branch else tag
-            found += _members(schema, variant.type, within)
-    return found
-
-
-def type_text(schema: Schema, kind: Type, above: tuple[Type, ...] = ()) -> str:
-    """Return a type in the notation of the schema language, short enumerations by their values.
-
-    An alternate may hold a list of itself; there it is shown by its name. ``above`` is for that.
-    """
-    if isinstance(kind, ArrayType):
-        return f"[{type_text(schema, kind.element, above)}]"
-    if isinstance(kind, EnumType):
-        values = [member.name for member in kind.members if schema.enabled(member)]
-        return "|".join(values) if len(values) <= _VALUES_SHOWN else kind.name
-    if isinstance(kind, AlternateType) and kind not in above:
-        inner = (type_text(schema, variant.type, (*above, kind)) for variant in kind.variants)
-        return " or ".join(inner)
-    return kind.name
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import UsageError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CLEAN, DEPRECATED, EXPERIMENTAL, ABSENT = "clean", "deprecated", "experimental", "absent"
 _WORKS = (CLEAN, DEPRECATED, EXPERIMENTAL)
+# So many releases without a gap are told by the first and the last one.
+_MANY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,14 @@ class Plan:
         """The releases in which no way is open."""
         return tuple(row.release for row in self.rows if row.choice is None)
 
+    def _listed(self, names: Sequence[str]) -> str:
+        """Join releases: ``5.2, 6.0 and 6.1``, ``5.2 to 11.0`` where none of many is missing."""
+        order = [row.release for row in self.rows]
+        start = order.index(names[0])
+        if len(names) >= _MANY and order[start : start + len(names)] == list(names):
+            return f"{names[0]} to {names[-1]}"
+        return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
     def sentences(self) -> list[str]:
         """Say what the plan comes to, a sentence for each thing to know."""
         first, last = self.rows[0].release, self.rows[-1].release
@@ -126,24 +137,25 @@ class Plan:
         said = []
         if self.gaps:
             word = "clean call" if self.no_deprecated else "call"
-            said.append(f"No {word} in {_listed(self.gaps)}.")
+            said.append(f"No {word} in {self._listed(self.gaps)}.")
         opening = self.rows[0].choice
         if opening is not None:
-            until = "" if self.switches or self.gaps else f" all releases {span}"
-            said.append(f"{opening.title} does{until or f' in {first}'}.")
+            kept = [row.release for row in takewhile(lambda row: row.choice == opening, self.rows)]
+            until = f" all releases {span}" if len(kept) == len(self.rows) else ""
+            said.append(f"{opening.title} does{until or f' in {self._listed(kept)}'}.")
         for row in self.switches:
             assert row.choice is not None
             said.append(f"From {row.release} on, {row.choice.title}.")
         frowned = [row.release for row in self.rows if row.choice and not self._clean(row)]
         if frowned:
-            said.append(f"That is no clean call in {_listed(frowned)}.")
+            said.append(f"That is no clean call in {self._listed(frowned)}.")
         if self.both_work:
-            said.append(f"Two calls work in {_listed(self.both_work)}.")
+            said.append(f"Two calls work in {self._listed(self.both_work)}.")
         lost = [a for a in self.steps[0].arguments if not a.to and a.old in self.used]
         said += [f"{argument.old} has no counterpart: {argument.note}." for argument in lost]
         if len(self.rows) > 1:
             said.append(
-                f"Two are clean in {_listed(self.both_clean)}."
+                f"Two are clean in {self._listed(self.both_clean)}."
                 if self.both_clean
                 else f"In no release {span} are two of them clean: look for the new one, and take "
                 "it where it is there."
@@ -177,11 +189,6 @@ class Plan:
             "states": states,
             "call": row.choice.title if row.choice else None,
         }
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Join names: ``5.2, 6.0 and 6.1``."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _step_json(step: Migration) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from nbexport import pytest_plugin
-from nbexport.emulator.release import known_releases
+from nbexport.emulator.branches import known_releases
 from nbexport.pytest_plugin import DEFAULT_RELEASES
 
 pytest_plugins = ["pytester"]

@@ -255,11 +255,12 @@ def prepare(machine: Machine, arguments: Arguments, group: list[Job]) -> Job:
     Raises:
         CommandError: something is wrong; nothing is left of the attempt.
     """
-    source, target = (
-        machine.graph.nodes[arguments["device"]],
-        machine.graph.nodes[arguments["target"]],
-    )
+    source = machine.graph.find(arguments["device"])
+    target = machine.graph.find(arguments["target"])
     given = dict(arguments)
+    if "job-id" not in given:
+        for backend in machine.graph.backends_of(source):
+            given["job-id"] = backend.name
     bitmap = _bitmap(source, given) if machine.release.backs_up_bitmaps else None
     if source is target:
         raise CommandError("Source and target cannot be the same")

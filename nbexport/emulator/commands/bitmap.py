@@ -37,7 +37,7 @@ def look_up(machine: Machine, node_name: str, name: str) -> tuple[Node, DirtyBit
     Raises:
         CommandError: the node or the bitmap does not exist.
     """
-    node = machine.graph.nodes.get(node_name)
+    node = machine.graph.look_up(node_name)
     if node is None:
         raise CommandError(f"Node '{node_name}' not found")
     bitmap = node.bitmap(name)

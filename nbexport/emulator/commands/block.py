@@ -40,7 +40,7 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
     node = machine.graph.nodes.get(name)
     if node is None:
         raise CommandError(f"Failed to find node with node-name='{name}'")
-    if machine.graph.exports_of(node):
+    if machine.graph.exports_of(node) or machine.graph.backends_of(node):
         raise CommandError(f"Node {name} is in use")
     backup.check_blocked(machine.graph, node)
     parents = machine.graph.parents(node)
@@ -74,8 +74,24 @@ async def query_nodes(machine: Machine, arguments: Arguments) -> list[dict[str, 
 
 @command("query-block")
 async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:  # noqa: ARG001
-    """List the disks of the machine: there are none, whatever nodes there are."""
-    return []
+    """List the disks of the machine: what ``-drive`` made, whatever nodes there are."""
+    backends = list(machine.graph.backends.values())
+    described: list[dict[str, Any]] = await machine.in_thread(
+        lambda: [
+            {
+                "device": backend.name,
+                "type": "unknown",
+                "removable": backend.device is None,
+                "locked": False,
+                **({"qdev": backend.device, "io-status": "ok"}
+                   if backend.device is not None else {}),
+                **({"inserted": describe.node_info(backend.node, flat=False)}
+                   if backend.node is not None else {}),
+            }
+            for backend in backends
+        ]
+    )  # fmt: skip
+    return described
 
 
 @command("blockdev-reopen")

@@ -11,7 +11,7 @@ from nbexport.emulator.addresses import listen
 from nbexport.emulator.commands import legacy
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import BlockExport, DirtyBitmap, Node, is_well_formed
-from nbexport.emulator.nbd_exports import make_export, running_server, use
+from nbexport.emulator.nbd_exports import find_bitmap, make_export, running_server, use
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ async def server_start(machine: Machine, arguments: Arguments) -> None:
         tls=tls,
     )
     try:
-        await listen(server, arguments["addr"], passes_files=machine.is_system_emulator)
+        await listen(
+            server,
+            arguments["addr"],
+            passes_files=machine.is_system_emulator,
+            takes_numbers=machine.starting,
+        )
         if refusal is not None:
             raise refusal
     except BaseException:
@@ -225,19 +230,7 @@ def _find_bitmap(
             raise CommandError(f"Dirty bitmap '{given['name']}' not found")
         bitmap.check(allow_readonly=True)
         return bitmap
-    for owner in node.chain():
-        bitmap = owner.bitmap(given)
-        if bitmap is not None:
-            break
-    else:
-        raise CommandError(f"Bitmap '{given}' is not found")
-    if not machine.release.enabled_before_state:
-        bitmap.check(allow_readonly=True)
-    if not writable and bitmap.enabled and not owner.read_only:
-        raise CommandError(f"Enabled bitmap '{given}' incompatible with readonly export")
-    if machine.release.enabled_before_state:
-        bitmap.check(allow_readonly=True)
-    return bitmap
+    return find_bitmap(machine, node, given, writable=writable)
 
 
 async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:

@@ -22,11 +22,8 @@ async def query_version(machine: Machine, arguments: Arguments) -> dict[str, Any
 @command("query-status")
 async def query_status(machine: Machine, arguments: Arguments) -> dict[str, Any]:  # noqa: ARG001
     """Tell whether the machine, which has no processor, runs."""
-    return {
-        "running": machine.running,
-        "singlestep": False,
-        "status": "running" if machine.running else "paused",
-    }
+    status = "running" if machine.running else "paused" if machine.started else "prelaunch"
+    return {"running": machine.running, "singlestep": False, "status": status}
 
 
 @command("stop")
@@ -35,13 +32,17 @@ async def stop(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     if machine.running:
         machine.running = False
         machine.emit("STOP")
+    # All that is on its way to the disks ends first.
+    for job in list(machine.graph.jobs.values()):
+        if job.nodes:
+            await machine.jobs.disturb(job.nodes[0], times=1)
 
 
 @command("cont")
 async def cont(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     """Let the machine run; one that does is left alone."""
     if not machine.running:
-        machine.running = True
+        machine.running = machine.started = True
         machine.emit("RESUME")
 
 

@@ -159,6 +159,10 @@ class Tree:
         gone: set[str] = set()
         removed: dict[Place, tuple[int, int]] = {}
         lost: list[FilePatch] = []
+        for item in filter(_counts, patch.files):
+            for path in filter(None, (item.old, item.new)):
+                if path.startswith("/") or ".." in path.split("/"):
+                    raise _error(item, "invalid path", name)
         # where files are that exist tells where new ones go
         for item in patch.files:
             if item.old is not None and _counts(item):
@@ -237,9 +241,9 @@ class Tree:
     def _find(self, item: FilePatch) -> str | None:
         """Return the file of the tree that a patch changes."""
         assert item.old is not None
-        names = self._names(item, _safe(item, item.old))
+        names = self._names(item, item.old)
         if not item.git and item.new is not None:
-            names += self._names(item, _safe(item, item.new))
+            names += self._names(item, item.new)
         for path in names:
             if self.has_file(path):
                 self._learn(path, path)
@@ -263,7 +267,7 @@ class Tree:
     def _target(self, item: FilePatch, old: str | None, patch_name: str) -> str:
         """Return the file of the tree that the new name means."""
         assert item.new is not None
-        names = self._names(item, _safe(item, item.new))
+        names = self._names(item, item.new)
         if not names:
             raise _error(item, f"-p{self._strip} leaves nothing of its name", patch_name)
         path = names[0]
@@ -277,7 +281,9 @@ class Tree:
         of_schema = self._folder and path.startswith(f"{self._folder}/")
         if self._as_named or path.split("/")[0] in _ELSEWHERE or of_schema:
             return path
-        return posixpath.join(self._folder, base) if path.endswith(".json") else path
+        # nothing tells but the name of the folder in which QEMU has its schema
+        of_qemu = path.endswith(".json") and folder.rpartition("/")[2] == "qapi"
+        return posixpath.join(self._folder, base) if of_qemu else path
 
     def _learn(self, path: str, found: str) -> None:
         """Remember which folder of the tree stands for a folder of the patch."""
@@ -305,12 +311,6 @@ def _counts(item: FilePatch) -> bool:
 
 def _is_doc(path: str) -> bool:
     return path.rpartition("/")[2] in _DOC_NAMES
-
-
-def _safe(item: FilePatch, name: str) -> str:
-    if name.startswith("/") or ".." in name.split("/"):
-        raise PatchError(f"invalid path '{name}'", line=item.place + 1)
-    return name
 
 
 def _error(item: FilePatch, message: str, name: str) -> PatchError:

@@ -178,7 +178,7 @@ def _body(review: Review, patch: Patch, findings: Sequence[Finding]) -> list[str
     remarks = {line: speaker.remark(items) for line, items in sorted(placed.under.items())}
     lines = [*_attribution(patch), *quoted(patch, remarks)]
     if placed.elsewhere:
-        lines += ["", "Of lines that the patch does not show:"]
+        lines += ["", "Outside of the lines of this patch:"]
         for item in placed.elsewhere:
             lines += ["", *speaker.remark([item], where=_where(item, step.applying.files))]
     return lines + _signature()
@@ -256,11 +256,12 @@ class _Speaker:
             self._ways.add(finding.path)
             lines = [*_wrapped(" ".join(sentences)), "", *_way(finding.path), ""]
             sentences = []
-        if finding.rule not in self._advised and finding.advice:
+        if self._review is not None and self._review.only_here(finding):
+            # there is nothing to mend that a later patch does not
+            sentences.append("The series as a whole does not do this.")
+        elif finding.rule not in self._advised and finding.advice:
             self._advised.add(finding.rule)
             sentences.append(_sentence(finding.advice))
-        if self._review is not None and self._review.only_here(finding):
-            sentences.append("The series as a whole does not do this.")
         lines += _wrapped(" ".join(sentences), f"[{label}]")
         if finding in self._likewise:
             lines += _wrapped(_list(self._likewise[finding]))

@@ -88,7 +88,7 @@ def _item(finding: Finding, *, only_here: bool = False) -> Iterator[str]:
         yield f"  - reached by {' → '.join(code(step) for step in finding.path)}"
     if finding.also:
         yield f"  - also {', '.join(map(code, finding.also))}"
-    if finding.advice and finding.advice != NOTHING:
+    if finding.advice and finding.advice != NOTHING and not only_here:
         yield f"  - {escaped(finding.advice)}"
     if only_here:
         yield "  - The series as a whole does not do this."

@@ -107,7 +107,7 @@ def _paragraph(finding: Finding, style: Style, *, only_here: bool = False) -> It
         yield from _wrapped("also", ", ".join(finding.also))
     if finding.old is not None and finding.old != place:
         yield from _wrapped("was", str(finding.old))
-    if finding.advice and finding.advice != NOTHING:
+    if finding.advice and finding.advice != NOTHING and not only_here:
         yield from _wrapped("fix", finding.advice)
     if only_here:
         yield "  the series as a whole does not do this"

@@ -5,7 +5,7 @@ Each module registers its rules when it is imported; the order here is that of l
 
 from __future__ import annotations
 
-from nbexport.review.rules import deprecation, documentation, since, stability, wire
+from nbexport.review.rules import deprecation, documentation, removal, since, stability, wire
 from nbexport.review.rules.registry import RULES, Example, Rule, Taxonomy
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Taxonomy",
     "deprecation",
     "documentation",
+    "removal",
     "since",
     "stability",
     "wire",

@@ -1,4 +1,4 @@
-"""Rules about what is on its way out: how it is announced, and when it may go."""
+"""Rules about what is on its way out: how it is announced, and what it must not gain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from nbexport.qapi.model import Command, ObjectType
 from nbexport.review.compare import Kind
-from nbexport.review.context import branch, releases_between
 from nbexport.review.finding import Direction, Level
 from nbexport.review.rules.examples import (
     DEPRECATED_ALONE,
@@ -16,10 +15,6 @@ from nbexport.review.rules.examples import (
     LEAKING,
     NOTE_IN_LIST,
     NOTE_MISSING,
-    REMOVED_AT_ONCE,
-    REMOVED_EARLY,
-    REMOVED_IN_TIME,
-    REMOVED_LATER,
     RENAME_NOTED,
     RENAME_UNNOTED,
     REPLACED_BY_NEW,
@@ -38,12 +33,6 @@ if TYPE_CHECKING:
     from nbexport.review.rules.subject import Subject
 
 _WORD = re.compile(r"[A-Za-z][\w-]*[A-Za-z0-9]")
-_REMOVALS = {
-    Kind.COMMAND_REMOVED: "the command {name}",
-    Kind.EVENT_REMOVED: "the event {name}",
-    Kind.MEMBER_REMOVED: "{element}",
-    Kind.VALUE_REMOVED: "{element}",
-}
 
 
 # -- a deprecated command grows -------------------------------------------------------------------
@@ -59,7 +48,7 @@ def grown(subject: Subject) -> Iterator[tuple[Difference, Reach]]:
         if difference.kind is not Kind.MEMBER_ADDED or difference.direction is not Direction.SENDS:
             continue
         for reach in difference.reaches:
-            if not subject.deprecated(reach.root):
+            if not subject.deprecated(reach.root) or subject.unsettled(difference, reach):
                 continue
             top = re.fullmatch(r"(?:\[[^\]]*\])*\.[^.\[=]+", reach.element[len(reach.root) :])
             if top or all(map(subject.deprecated, subject.users(difference.owner))):
@@ -97,11 +86,14 @@ def _new_deprecations(subject: Subject) -> Iterator[Difference]:
             yield difference
 
 
-def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Difference | None]]:
+def _unshipped_deprecations(
+    subject: Subject, *, listed: bool = False
+) -> Iterator[tuple[str, str, Difference | None]]:
     """Give what is deprecated, and was not in the last release: element, note, difference.
 
     Beside what the new schema deprecates these are commands and events that the old one, a state
-    between two releases, deprecated already.
+    between two releases, deprecated already, if the change is about them or what replaces them; in
+    an audit all of them. With ``listed`` a change of the list of deprecations is about them, too.
     """
     told = set()
     for difference in _new_deprecations(subject):
@@ -114,7 +106,19 @@ def _unshipped_deprecations(subject: Subject) -> Iterator[tuple[str, str, Differ
             continue
         if subject.past.first(name) and not subject.past.first_deprecated(name):
             section = entity.doc.features.get("deprecated") if entity.doc else None
-            yield name, section.text if section else "", None
+            note = section.text if section else ""
+            about = listed and subject.listed(name) != subject.listed(name, old=True)
+            if about or subject.context.audit or _touched(subject, name, note):
+                yield name, note, None
+
+
+def _touched(subject: Subject, name: str, note: str) -> bool:
+    """Whether a change is about a command or event, its replacement, or the note about it."""
+    if {name, *_replacements(subject, name, note)} & subject.changed:
+        return True
+    before = subject.old.entities[name].doc
+    section = before.features.get("deprecated") if before else None
+    return note != (section.text if section else "")
 
 
 def _replacements(subject: Subject, element: str, note: str) -> list[str]:
@@ -187,7 +191,7 @@ def _listed_name(element: str) -> str:
 
 
 def _lacks_rename(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    for element, note, difference in _unshipped_deprecations(subject):
+    for element, note, difference in _unshipped_deprecations(subject, listed=True):
         entity = subject.calls.get(element)
         if not isinstance(entity, Command):
             continue
@@ -237,95 +241,6 @@ def _renames(subject: Subject, old: str, new: str) -> Iterator[tuple[str, str]]:
             yield name, f"has '{name}' as {type_text(side, after.type)}, not {text}"
 
 
-# -- something goes ------------------------------------------------------------------------------
-
-
-def _removed(subject: Subject) -> Iterator[tuple[Difference, str]]:
-    """Give what is gone and was protected, with its name in a sentence."""
-    for difference in subject.differences:
-        if difference.kind not in _REMOVALS or subject.experimental(difference):
-            continue
-        if difference.kind is Kind.VALUE_REMOVED and difference.direction is not Direction.SENDS:
-            # what QEMU sends no longer breaks nobody
-            continue
-        if not any(map(subject.released, difference.roots)):
-            continue
-        title = _REMOVALS[difference.kind].format(name=difference.name, element=difference.element)
-        yield difference, title
-
-
-def _was_deprecated(subject: Subject, difference: Difference) -> bool:
-    if part_is_deprecated(difference.old_part):
-        return True
-    if all(part_is_deprecated(subject.old.entities.get(root)) for root in difference.roots):
-        return True
-    notes = subject.context.old_deprecation_notes
-    if notes is not None and _noted(notes, difference):
-        return True
-    return any(subject.past.first_deprecated(element) for element in _protected(difference))
-
-
-def _protected(difference: Difference) -> tuple[str, str]:
-    return difference.element, difference.root
-
-
-def _noted(notes: str, difference: Difference) -> bool:
-    """Whether a list of deprecations has an entry that names command and member."""
-    return any(
-        mentions(line, difference.root)
-        and (difference.name == difference.root or mentions(line, difference.name))
-        for line in re.split(r"\n\s*\n", notes)
-    )
-
-
-def _without_deprecation(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    for difference, title in _removed(subject):
-        if subject.gap and subject.past.first(difference.root) is None:
-            # one of the releases in between may have deprecated it
-            continue
-        if not _was_deprecated(subject, difference):
-            yield subject.about(rule, f"{title} goes without having been deprecated", difference)
-
-
-def _too_early(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    release, window = subject.context.release, subject.context.window
-    if release is None:
-        return
-    for difference, title in _removed(subject):
-        since = _deprecated_since(subject, difference)
-        if since is None or branch(since) > branch(release):
-            continue
-        count = releases_between(since, release)
-        if count < window:
-            message = (
-                f"{title} goes in {release}, after {count} of {window} releases in which it is "
-                f"deprecated (since {since})"
-            )
-            yield subject.about(rule, message, difference)
-
-
-def _deprecated_since(subject: Subject, difference: Difference) -> str | None:
-    """Return the release that deprecated something, from history or from the list."""
-    found = [subject.past.first_deprecated(element) for element in _protected(difference)]
-    known = [since for since in found if since is not None]
-    if known:
-        return min(known, key=branch)
-    notes = subject.context.old_deprecation_notes
-    for part in re.split(r"\n\s*\n", notes or ""):
-        since = re.search(r"since:?\s+(\d+\.\d+)", part, re.IGNORECASE)
-        if since and _noted(part, difference):
-            return since[1]
-    return None
-
-
-_REMOVAL_COMPANIONS = (
-    "command-removed",
-    "event-removed",
-    "argument-removed",
-    "argument-value-removed",
-    "result-removed",
-    "result-removed-optional",
-)
 _NEW_COMPANIONS = ("became-deprecated", "command-added")
 
 register(
@@ -405,34 +320,5 @@ register(
         _lacks_rename,
         alone="a note that tells more than it must does no harm",
         companions=("became-deprecated", "replacement-not-shipped"),
-    )
-)
-register(
-    Rule(
-        "removed-without-deprecation",
-        Level.BREAKING,
-        Taxonomy("deprecation", Direction.NONE, "removed"),
-        "Clients had no release in which to notice that it would go.",
-        "Keep it and deprecate it; remove it when the window is over.",
-        REMOVED_AT_ONCE,
-        REMOVED_LATER,
-        _without_deprecation,
-        alone="to add something needs no announcement",
-        companions=_REMOVAL_COMPANIONS,
-    )
-)
-register(
-    Rule(
-        "removed-before-two-releases",
-        Level.BREAKING,
-        Taxonomy("deprecation", Direction.NONE, "removed"),
-        "The policy promises a number of releases, two unless said otherwise, between deprecation "
-        "and removal.",
-        "Wait with the removal until the window is over.",
-        REMOVED_EARLY,
-        REMOVED_IN_TIME,
-        _too_early,
-        alone="there is no latest release for a removal",
-        companions=_REMOVAL_COMPANIONS,
     )
 )

@@ -137,7 +137,8 @@ def _phantom(rule: Rule, subject: Subject) -> Iterator[Finding]:
         if doc is None:
             continue
         before = subject.old.entities.get(entity.name)
-        told = _names(before.doc) if before is not None else set()
+        seen = None if before is None or subject.context.audit else before.doc
+        told = _names(seen)
         fresh = [entry for entry in mentioned(doc) if entry[0] not in told]
         if not fresh:
             continue
@@ -204,7 +205,7 @@ def _undocumented(rule: Rule, subject: Subject) -> Iterator[Finding]:
         before = subject.old.entities.get(entity.name)
         if doc is None or info is None or _excused(entity) or (before and _excused(before)):
             continue
-        old = {} if before is None else _local(subject.old, before)
+        old = {} if before is None or subject.context.audit else _local(subject.old, before)
         documented = before.doc.members if before is not None and before.doc else {}
         for name, line in _local(subject.new, entity).items():
             if name in doc.members or (name in old and name not in documented):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nbexport.qapi.model import Member
 from nbexport.review.finding import Direction, Level
 from nbexport.review.rules.registry import Example
+from nbexport.review.rules.subject import named_experiment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,14 @@ def optional(difference: Difference) -> bool:
 def plain_feature(difference: Difference) -> bool:
     """Whether a feature is one that no policy acts on."""
     return difference.name not in SPECIAL
+
+
+def announced_feature(difference: Difference) -> bool:
+    """Whether a new feature changes no promise; ``unstable`` does not where the name says it."""
+    return plain_feature(difference) or (
+        difference.name == "unstable"
+        and all(named_experiment(reach.element) for reach in difference.reaches)
+    )
 
 
 def named(name: str) -> Callable[[Difference], bool]:

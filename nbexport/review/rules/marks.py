@@ -10,6 +10,7 @@ from nbexport.review.rules.lines import (
     NOTICE,
     RISKY,
     Line,
+    announced_feature,
     call,
     change,
     named,
@@ -39,7 +40,7 @@ LINES = (
             call("{}", more=", 'features': [ { 'name': 'fast' } ]"),
         ),
         "feature-removed",
-        only=plain_feature,
+        only=announced_feature,
     ),
     Line(
         "became-deprecated", NOTICE, "deprecation", NOBODY, Kind.FEATURE_ADDED,

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 from nbexport.qapi.findings import owner_name
 from nbexport.qapi.model import (
     ArrayType,
-    Command,
     EnumMember,
     EnumType,
-    Event,
     Member,
     ObjectType,
     Type,
@@ -23,12 +21,14 @@ from nbexport.review.rules.examples import DATED, MISDATED, UNDATED, WELL_DATED
 from nbexport.review.rules.registry import Rule, Taxonomy, register
 from nbexport.review.rules.subject import since_of
 from nbexport.review.wire import composition, compositions, place_of
+from nbexport.timeline.computed import Snapshot, computed_since, everything
+from nbexport.timeline.elements import find_element
+from nbexport.timeline.tags import TOO_EARLY, TOO_LATE, check_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from nbexport.qapi.docs import Section
-    from nbexport.qapi.model import Entity
     from nbexport.review.facts import Difference
     from nbexport.review.finding import Finding
     from nbexport.review.rules.subject import Subject
@@ -66,7 +66,9 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
             yield subject.about(rule, message, difference)
         elif difference.kind in _PARTS and owner_name(difference.owner) in subject.old.entities:
             # a definition that is new itself dates its members
-            if _was_written(subject, difference):
+            if _was_written(subject, difference) or subject.undescribed(difference):
+                continue
+            if subject.unsettled(difference):
                 continue
             section = _section(subject, difference)
             key = difference.owner, difference.name
@@ -81,7 +83,7 @@ def _missing(rule: Rule, subject: Subject) -> Iterator[Finding]:
 def _wrong(rule: Rule, subject: Subject) -> Iterator[Finding]:
     told = set()
     for difference in subject.differences:
-        if _was_written(subject, difference):
+        if _was_written(subject, difference) or subject.undescribed(difference):
             continue
         claimed = _claimed(subject, difference)
         key = difference.owner, difference.name
@@ -181,40 +183,64 @@ def _firsts(subject: Subject, elements: Iterable[str]) -> Iterator[str]:
 
 
 def _rewritten(rule: Rule, subject: Subject) -> Iterator[Finding]:
-    """Give the commands, events and arguments that were there, and are dated anew."""
-    if not subject.past.releases:
+    """Give what was there and is dated anew; in an audit all that is dated.
+
+    Only what the last release of the history has is judged: of the rest it may know nothing.
+    """
+    context = subject.context
+    dated_anew = {name for name in subject.new.entities if _tags(subject, name)}
+    if not subject.texts or not subject.past.releases or not (dated_anew or context.audit):
         return
-    oldest = subject.past.releases[0]
-    for name, entity in subject.calls.items():
-        before = subject.old.entities.get(name)
-        if not isinstance(before, Command | Event) or entity.doc is None:
+    snapshots = [
+        *(Snapshot(name, schema, branch(name)) for name, schema in subject.past.schemas()),
+        Snapshot(
+            context.release or "the new schema",
+            subject.new,
+            None if context.release is None else branch(context.release),
+        ),
+    ]
+    known = set(everything(snapshots[-2].schema))
+    dates = {
+        element: since
+        for element, since in computed_since(snapshots).items()
+        if context.audit or element.owner in dated_anew
+    }
+    for difference in check_tags(snapshots, dates=dates):
+        element, form = difference.element, find_element(subject.new, difference.element)
+        if element not in known or not difference.told or form is None or form.kind == "type":
+            # a type's name is nothing that clients see
             continue
-        parts: list[tuple[str, str | None, str | None, Entity]] = [
-            (name, entity.doc.since, before.doc.since if before.doc else None, entity)
-        ]
-        for argument, member in subject.arguments(name).items():
-            now = _remark(subject, member, old=False)
-            old = subject.arguments(name, old=True).get(argument)
-            was = _remark(subject, old, old=True) if old is not None else now
-            owner = subject.new.entities.get(owner_name(member.defined_in), entity)
-            parts.append((f"{name}.{argument}", now, was, owner))
-        for element, now, was, owner in parts:
-            if now is None or was is None or branch(now) == branch(was):
-                continue
-            first = subject.past.first(element)
-            if first is None or branch(first) == branch(now):
-                continue
-            if first == oldest and branch(now) <= branch(first):
-                # history does not reach further back
-                continue
-            yield subject.note(rule, _message(element, now, [first]), element, new=place_of(owner))
+        if branch(difference.told) < branch(snapshots[0].name):
+            # before 2.8 schemas did not describe every command
+            continue
+        if not context.audit and (
+            difference.problem not in (TOO_EARLY, TOO_LATE)
+            or form.definition not in dated_anew
+            or (element.path[0] if element.path else element.value)
+            not in _tags(subject, form.definition)
+        ):
+            continue
+        entity = subject.new.entities[form.definition]
+        name = str(element).replace(" ", ".")
+        message = (
+            f"the documentation says that {name} exists since {difference.told}; it is "
+            f"{difference.since}"
+        )
+        yield subject.note(rule, message, name, new=place_of(entity))
 
 
-def _remark(subject: Subject, member: Member, *, old: bool) -> str | None:
-    schema = subject.old if old else subject.new
-    entity = schema.entities.get(owner_name(member.defined_in))
-    section = entity.doc.members.get(member.name) if entity is not None and entity.doc else None
-    return since_of(section) if section is not None else None
+def _tags(subject: Subject, name: str) -> set[str]:
+    """Return the parts of a definition that had another date before, empty for itself."""
+    before, now = subject.old.entities.get(name), subject.new.entities.get(name)
+    if before is None or before.doc is None or now is None or now.doc is None:
+        return set()
+    was = {"": before.doc.since} | {part: since_of(s) for part, s in before.doc.members.items()}
+    told = {"": now.doc.since} | {part: since_of(s) for part, s in now.doc.members.items()}
+    return {
+        part
+        for part, since in told.items()
+        if since and (old := was.get(part)) and branch(since) != branch(old)
+    }
 
 
 _COMPANIONS = (

@@ -21,7 +21,7 @@ from nbexport.review.rules.examples import (
     UNSTABLE_NOW,
 )
 from nbexport.review.rules.registry import Rule, Taxonomy, register
-from nbexport.review.rules.subject import EXPERIMENTAL
+from nbexport.review.rules.subject import EXPERIMENTAL, named_experiment
 from nbexport.review.wire import compositions
 
 if TYPE_CHECKING:
@@ -92,6 +92,9 @@ def _became_stable(rule: Rule, subject: Subject) -> Iterator[Finding]:
 def _became_unstable(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for difference in subject.differences:
         if difference.kind is Kind.FEATURE_ADDED and difference.name == "unstable":
+            if all(named_experiment(reach.element) for reach in difference.reaches):
+                # its name said so before; what it has got is a feature
+                continue
             message = f"{difference.element}, which was stable, is unstable now"
             yield subject.about(rule, message, difference)
     for before, after in _renamed(subject):
@@ -105,7 +108,7 @@ def _became_unstable(rule: Rule, subject: Subject) -> Iterator[Finding]:
 
 def _frozen(rule: Rule, subject: Subject) -> Iterator[Finding]:
     for difference in subject.differences:
-        if subject.experimental(difference):
+        if subject.experimental(difference) or subject.unsettled(difference):
             continue
         reach = next((one for one in difference.reaches if subject.released(one.root)), None)
         if reach is None:
@@ -143,6 +146,9 @@ def _successor(subject: Subject, gone: Difference) -> Difference | None:
 
 # -- a scalar that will be a list -----------------------------------------------------------------
 
+# What anything can have one of; that a list of some is somewhere says nothing.
+_COMMON = frozenset(("id", "name", "path", "status", "type", "value"))
+
 
 def _lists(schema: Schema) -> dict[str, str]:
     """Return the members that are lists of scalars: name, and a type that has it."""
@@ -175,6 +181,8 @@ def _new_arguments(subject: Subject) -> Iterator[tuple[str, Difference]]:
 def _scalar(rule: Rule, subject: Subject) -> Iterator[Finding]:
     lists = _lists(subject.old) | _lists(subject.new)
     for name, difference in _new_arguments(subject):
+        if name in _COMMON:
+            continue
         plural = next((form for form in (name, f"{name}s", f"{name}es") if form in lists), None)
         if plural is None:
             continue

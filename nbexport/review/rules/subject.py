@@ -85,6 +85,15 @@ class Subject:
         ):
             level = Level.INFO
             message += " (no release has it yet)"
+        elif level > Level.INFO and (why := self.unsettled(difference, reach)):
+            level = Level.INFO
+            message += f" ({why})"
+        elif level > Level.NOTICE and self.experimental(difference, reach):
+            level = Level.NOTICE
+            message += " (an experiment, which may change at any time)"
+        elif level > Level.INFO and self.undescribed(difference):
+            level = Level.INFO
+            message += f" (the old schema does not list what {difference.root} takes)"
         others = () if reach else difference.roots[1:]
         if others:
             message += f"; likewise {others[0]}" if len(others) == 1 else ""
@@ -132,10 +141,45 @@ class Subject:
             return False
         return not self.dated_now(entity.doc.since if entity.doc else None)
 
+    def unsettled(self, difference: Difference, reach: Reach | None = None) -> str:
+        """Return why clients do not mind a change of a member or value; empty if they may.
+
+        Args:
+            difference: what it is about.
+            reach: the one command or event that counts; None for all that reach it.
+        """
+        if not isinstance(difference.new_part or difference.old_part, Member | EnumMember):
+            return ""
+        if difference.kind.value.startswith(("feature", "condition")):
+            return ""
+        elements = [one.element for one in ([reach] if reach else difference.reaches)]
+        base = self._base
+        if difference.old_part is None:
+            known = base is not None and all(find(base, one) is not None for one in elements)
+            return "it was there before the series" if known else ""
+        if any(self.past.first(one) is not None for one in elements):
+            return ""
+        if base is not None and all(find(base, one) is None for one in elements):
+            return "only this series has it"
+        entity = self.old.entities.get(owner_name(getattr(difference.old_part, "defined_in", "")))
+        section = entity.doc.members.get(difference.name) if entity and entity.doc else None
+        dated = section is not None and self.dated_now(since_of(section))
+        return "no release has it yet" if dated else ""
+
+    @cached_property
+    def _base(self) -> Side | None:
+        base = self.context.base
+        return None if base is None else Side(base, conditional=True)
+
     @cached_property
     def texts(self) -> bool:
         """Whether both schemas are text, with documentation and names of types."""
         return not any(map(is_introspected, (self.old, self.new)))
+
+    @cached_property
+    def changed(self) -> set[str]:
+        """The commands and events that differ on the wire."""
+        return {root for difference in self.differences for root in difference.roots}
 
     @cached_property
     def gap(self) -> bool:
@@ -149,13 +193,33 @@ class Subject:
             return False
         return branch(since) == branch(self.context.release)
 
-    def experimental(self, difference: Difference) -> bool:
-        """Whether something was an experiment, which may change at any time."""
-        part = difference.old_part
-        root = self.old.entities.get(difference.root)
-        return difference.name.startswith(EXPERIMENTAL) or any(
-            has_feature(one, "unstable") for one in (part, root)
+    def experimental(self, difference: Difference, reach: Reach | None = None) -> bool:
+        """Whether something was an experiment, which may change at any time.
+
+        Names tell so with their prefix since before there was the feature ``unstable`` (6.2).
+
+        Args:
+            difference: what it is about.
+            reach: the one command or event that counts; None for all that reach it.
+        """
+        if difference.name.startswith(EXPERIMENTAL) or has_feature(difference.old_part, "unstable"):
+            return True
+        return all(
+            has_feature(self.old.entities.get(one.root), "unstable")
+            or named_experiment(one.element)
+            for one in ([reach] if reach else difference.reaches)
         )
+
+    def undescribed(self, difference: Difference) -> bool:
+        """Whether an argument is new to the schema only.
+
+        A command whose arguments are not checked (``'gen': false``) takes more than the schema
+        lists.
+        """
+        if difference.direction is not Direction.SENDS or difference.old_part is not None:
+            return False
+        calls = [self.old.entities.get(root) for root in difference.roots]
+        return all(isinstance(call, Command) and not call.gen for call in calls)
 
     def deprecated(self, root: str) -> bool:
         """Whether the new schema deprecates a command or event."""
@@ -228,9 +292,10 @@ class Subject:
         section = doc.features.get("deprecated") if doc is not None else None
         return " ".join(section.text.split()) if section is not None else ""
 
-    def listed(self, name: str) -> str:
-        """Return the paragraphs about a name of the new list of deprecations."""
-        notes = self.context.deprecation_notes
+    def listed(self, name: str, *, old: bool = False) -> str:
+        """Return the paragraphs about a name of a list of deprecations, the new one as a rule."""
+        context = self.context
+        notes = context.old_deprecation_notes if old else context.deprecation_notes
         return paragraphs_about(notes, name) if notes else ""
 
 
@@ -246,6 +311,11 @@ def since_of(section: Section) -> str | None:
 def has_feature(part: Part | Entity | None, name: str) -> bool:
     """Whether a piece of a schema carries a feature."""
     return any(feature.name == name for feature in getattr(part, "features", ()))
+
+
+def named_experiment(element: str) -> bool:
+    """Whether an element's name, or that of what it is a part of, says that it is an experiment."""
+    return any(step.startswith(EXPERIMENTAL) for step in re.split(r"[.\[\]=]+", element))
 
 
 def mentions(text: str, name: str) -> bool:

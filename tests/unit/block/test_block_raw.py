@@ -126,7 +126,7 @@ def test_what_is_not_a_file_is_refused_without_waiting(tmp_path):
             open_image(path)
     regular = tmp_path / "regular"
     regular.write_bytes(b"")
-    with pytest.raises(OSError, match="to be a block device"):
+    with pytest.raises(OSError, match="to be either a character or block device"):
         HostDeviceNode(regular)
 
 

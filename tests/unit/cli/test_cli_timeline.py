@@ -177,7 +177,7 @@ release  date        nbd-server-add  block-export-add  call
 6.0      2021-04-29  deprecated      clean             block-export-add
 6.1      2021-08-24  deprecated      clean             block-export-add
 
-nbd-server-add does in 5.0.
+nbd-server-add does in 5.0 and 5.1.
 From 5.2 on, block-export-add.
 Two calls work in 5.2, 6.0 and 6.1.
 In no release from 5.0 to 6.1 are two of them clean: look for the new one, and take it where it \

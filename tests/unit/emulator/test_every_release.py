@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from nbexport.emulator import Machine, Release
-from nbexport.emulator.release import known_releases
+from nbexport.emulator.branches import known_releases
 from nbexport.errors import CommandError, UsageError
 from nbexport.nbd import Client, wire
 from nbexport.qapi import validate

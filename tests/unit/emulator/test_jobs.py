@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbexport.emulator import Machine, Release
-from nbexport.emulator.release import known_releases
+from nbexport.emulator.branches import known_releases
 from nbexport.errors import CommandError
 from nbexport.nbd import Client
 from nbexport.qapi import validate

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbexport.emulator import Machine, Release, aes, authorization, secret
+from nbexport.emulator.branches import known_releases
 from nbexport.emulator.objects import OBJECTS_MAX, Objects
-from nbexport.emulator.release import known_releases
 from nbexport.errors import CommandError
 from nbexport.qapi import validate
 from nbexport.qmp import Dispatcher

@@ -109,3 +109,18 @@ def test_a_million_extents_are_drawn_in_two_seconds():
     draw_maps(maps, title="Many").png()
     draw_lengths(maps).png()
     assert time.process_time() - begin < 2
+
+
+def test_what_hardly_changes_looks_level():
+    flat = Panel({"a": ([1, 100], [50.0, 55.0])}, "s")
+    ratio = Panel({"a": ([1, 100], [1.5, 1.6])}, "ratio", level=1.0)
+    steep = Panel({"a": ([1, 100], [1.0, 5000.0])}, "s")
+    for axes, values in zip(
+        draw_curves([flat, ratio, steep], along="x", title="t").figure.axes,
+        ([50, 55], [1, 1.6], [1, 5000]),
+        strict=True,
+    ):
+        low, high = axes.get_ylim()
+        assert high / low > 9.99
+        assert low < min(values)
+        assert max(values) < high

@@ -54,6 +54,16 @@ def test_what_is_not_deprecated_is_one_bar_and_what_is_unknown_is_paler(lives):
     assert pale[2] not in {bar[2] for row in (0, 3) for bar in bars(plot, row)}
 
 
+def test_what_is_older_than_every_known_release_is_drawn_from_the_beginning(timeline):
+    old = timeline.of("query-block")
+    assert old.introduced == "0.14"
+    plot = draw_timeline([timeline.of("nbd-server-add"), old])
+    assert [bar[1] for bar in bars(plot, 1)] == [dt.date(2026, 4, 21)]
+    assert "query-block: introduced 0.14" in plot.alt
+    with pytest.raises(UsageError, match="no element with a known release"):
+        draw_timeline([replace(old, introduced="git:.@main", experimental=None)])
+
+
 def test_the_colours_are_told_apart_without_colour(lives):
     """In grey print the parts of a bar differ in lightness, or one of them is hatched."""
     plot = draw_timeline(lives)

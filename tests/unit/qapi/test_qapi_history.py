@@ -125,9 +125,11 @@ MEMBERS = {
         "2.12-3.1": "*name: str, count: int, granularity: uint32, "
         "status: active|disabled|frozen|locked",
         "4.0-4.2": "*name: str, count: int, granularity: uint32, recording: bool, busy: bool, "
-        "status: DirtyBitmapStatus, persistent: bool, *inconsistent: bool",
+        "status: active|disabled|frozen|locked|inconsistent, persistent: bool, "
+        "*inconsistent: bool",
         "5.0-5.2": "*name: str, count: int, granularity: uint32, recording: bool, busy: bool, "
-        "status: DirtyBitmapStatus (deprecated), persistent: bool, *inconsistent: bool",
+        "status: active|disabled|frozen|locked|inconsistent (deprecated), persistent: bool, "
+        "*inconsistent: bool",
         "6.0-11.0": "*name: str, count: int, granularity: uint32, recording: bool, busy: bool, "
         "persistent: bool, *inconsistent: bool",
     },

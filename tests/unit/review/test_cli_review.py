@@ -58,6 +58,14 @@ def test_findings_at_the_level_fail(patch_file):
     assert run("--patch", patch_file, BASE, "--release", "5.2").exit_code == 1
 
 
+def test_the_same_thing_twice_is_clean_unless_it_is_audited():
+    assert run("release:5.2", "release:5.2").exit_code == 0
+    result = run("release:5.2", "release:5.2", "--audit", "--format", "json")
+    assert result.exit_code == 1
+    rules = {finding["rule"] for finding in json.loads(result.output)["findings"]}
+    assert {"replacement-not-shipped", "migration-note-lacks-rename"} <= rules
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -76,3 +76,47 @@ def test_a_change_is_reviewed_from_sources_or_from_a_file(tmp_path):
     assert (pair.old, pair.new) == (made.old, made.new) == names
     assert pair.steps == ()
     assert len(made.steps) == 1
+
+
+def test_files_in_other_folders_are_those_of_the_same_name(tmp_path, folders):
+    """A schema that includes what lies above it, beside one whose files are in one folder."""
+    new = tmp_path / "series" / "v2"
+    new.mkdir(parents=True)
+    (tmp_path / "series" / "common").mkdir()
+    (new / "main.json").write_text("")
+    root = OLD.replace("'a.json'", "'../common/a.json'").replace("b.json", "c.json")
+    (new / "schema.json").write_text(root)
+    (new / "c.json").write_text("{ 'include': '../common/a.json' }\n{ 'command': 'c' }\n")
+    (tmp_path / "series" / "common" / "a.json").write_text("{ 'command': 'a' }\n")
+    text = make_patch(folders[0], str(new))
+    assert ".." not in text
+    assert "a.json b/a.json" not in text
+    done = apply_series(parse_series(text.encode()), folders[0])
+    assert {"a", "c", "stay"} <= set(done.new.schema.entities)
+    assert done.new.schema.command("b") is None
+
+
+def test_what_lies_above_the_old_schema_cannot_be_patched(tmp_path, folders):
+    old = tmp_path / "deep"
+    old.mkdir()
+    (old / "schema.json").write_text("{ 'include': '../up.json' }\n")
+    (tmp_path / "up.json").write_text("{ 'command': 'up' }\n")
+    with pytest.raises(UsageError, match=r"\.\./up\.json differs and lies above"):
+        make_patch(str(old), folders[1])
+
+
+def test_two_files_cannot_be_one(tmp_path, folders):
+    new = tmp_path / "more"
+    (new / "in").mkdir(parents=True)
+    (tmp_path / "a.json").write_text("{ 'command': 'up' }\n")
+    (new / "a.json").write_text("{ 'command': 'a' }\n")
+    (new / "schema.json").write_text("{ 'include': '../a.json' }\n{ 'include': 'a.json' }\n")
+    with pytest.raises(UsageError, match=r"would be called a\.json"):
+        make_patch(folders[0], str(new))
+
+
+def test_a_revision_is_mailed_against_a_release():
+    found = review_change("release:5.1", "multiple-bitmaps/v5", settings=SETTINGS)
+    rules = {finding.rule for finding in found.findings}
+    assert {"leak-through-base", "doc-phantom-member", "replacement-not-shipped"} <= rules
+    assert not any(finding.new and ".." in finding.new.file for finding in found.findings)

@@ -96,7 +96,7 @@ def test_each_finding_stands_under_the_line_that_it_is_about(reply):
 
 
 def test_what_the_patch_does_not_show_is_said_at_the_end_with_its_place(reply):
-    text = " ".join(reply.get_content().partition("does not show:")[2].split())
+    text = " ".join(reply.get_content().partition("of this patch:")[2].split())
     assert text.startswith("qapi/block-export.json:105: nbd-server-add is deprecated in favour of")
 
 
@@ -116,8 +116,9 @@ def test_prose_is_not_wider_than_mail_is(reply):
         assert line == line.rstrip() or line in ("-- ", "> ")
 
 
-def test_advice_is_given_once(v5):
-    text = " ".join(as_mail(v5).split())
+def test_advice_is_given_once():
+    review = reviewed(mail(diff("base", "v5")), audit=True)
+    text = " ".join(as_mail(review).split())
     assert text.count("Ship the replacement first") == 1
     assert text.count("is deprecated in favour of") == 2
 
@@ -173,15 +174,24 @@ def series():
     )
 
 
-def test_each_patch_with_remarks_gets_its_reply(tmp_path):
+def test_each_patch_with_remarks_gets_its_reply():
     review = reviewed(series())
     first, *_ = replies(review)
     assert dict(first.headers)["In-Reply-To"] == "<5-1@example.org>"
-    assert "The series as a whole does not do this." in " ".join(str(first).split())
+    text = " ".join(str(first).split())
+    assert "The series as a whole does not do this." in text
+    # what a later patch mends needs no advice
+    assert "Split the type" not in text
+
+
+def test_several_replies_are_a_mailbox(tmp_path):
+    (tmp_path / "schema.json").write_text(ONE)
+    review = reviewed(patches([ONE, NONE, NONE.replace("'stay'", "'leave'")]), str(tmp_path))
+    assert len(replies(review)) == 2
     path = tmp_path / "replies"
     path.write_text(as_mail(review))
     with contextlib.closing(mailbox.mbox(path)) as box:
-        assert len(box) == len(replies(review))
+        assert len(box) == 2
 
 
 ONE = """\
@@ -192,15 +202,20 @@ NONE = ONE.replace(", '*map': 'str'", "")
 OTHER = ONE.replace("'*map': 'str'", "'*map': 'int'")
 
 
-def test_what_only_the_whole_does_goes_to_the_cover_letter(tmp_path):
-    (tmp_path / "schema.json").write_text(ONE)
-    parts = [ONE, NONE, OTHER]
-    mails = [mail("", "0/2").replace("---\n", "")]
-    for number in (1, 2):
+def patches(parts):
+    """The mails of a series, from each text to the next."""
+    count = len(parts) - 1
+    mails = [mail("", f"0/{count}").replace("---\n", "")]
+    for number in range(1, len(parts)):
         old, new = (text.splitlines(keepends=True) for text in parts[number - 1 : number + 1])
         text = "".join(difflib.unified_diff(old, new, "a/schema.json", "b/schema.json"))
-        mails.append(mail(text, f"{number}/2"))
-    review = reviewed("".join(SEPARATOR + text for text in mails), str(tmp_path))
+        mails.append(mail(text, f"{number}/{count}"))
+    return "".join(SEPARATOR + text for text in mails)
+
+
+def test_what_only_the_whole_does_goes_to_the_cover_letter(tmp_path):
+    (tmp_path / "schema.json").write_text(ONE)
+    review = reviewed(patches([ONE, NONE, OTHER]), str(tmp_path))
     assert [finding.element for finding in review.whole_only] == ["go.map"] * len(review.whole_only)
     assert "argument-type-changed" in {finding.rule for finding in review.whole_only}
     whole, first = replies(review)

@@ -80,6 +80,8 @@ def test_the_list_of_deprecations_reaches_where_schemas_do_not():
     assert listed("block-dirty-bitmap-add.autoload") is not None
     assert listed("query-block.returns[].dirty-bitmaps") is not None
     assert listed("migrate.blk") == "8.2"
+    assert listed("object-add.props") == "5.0"
+    assert listed("blockdev-add.driver=sheepdog") == "5.2"
     assert listed("migrate-set-capabilities.capabilities[].capability=block") == "8.2"
     assert listed("block-export-add.id") is None
 

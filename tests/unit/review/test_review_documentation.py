@@ -127,3 +127,15 @@ def test_a_word_is_no_remark():
     new = new.replace("[ 'safe' ]", "[ 'safe', 'hard' ]")
     found = review_schemas(schema(TEXT % PLAIN), schema(new), Context(release="5.1"))
     assert "since-missing" in {one.rule for one in found}
+
+
+def test_what_was_written_before_is_found_by_an_audit_only():
+    text = TEXT % (PLAIN | {"name": "not with @maps"})
+    text = text.replace("# @mode: how\n#\n", "")
+    both = schema(text, as_of="7.2"), schema(text, as_of="7.2")
+    assert review_schemas(*both, Context(release="5.1")) == []
+    found = review_schemas(*both, Context(release="5.1", audit=True))
+    assert [(one.rule, one.element) for one in found] == [
+        ("doc-phantom-member", "add-map.maps"),
+        ("doc-undocumented-member", "add-map.mode"),
+    ]

@@ -237,7 +237,135 @@ def test_the_releases_dates_count_where_documentation_is_wrong():
     assert not [f for f in right if f.rule == "since-wrong"]
 
 
+GO_SINCE = (
+    "##\n# @go:\n#\n# @n: how many (since %s)\n#\n# Since: 2.5\n##\n"
+    "{ 'command': 'go', 'data': { '*n': 'int' } }\n"
+)
+SHIPPED = {"2.5": schema("{ 'command': 'go' }\n"), "5.1": schema(GO_SINCE % "5.1")}
+
+
+@pytest.mark.parametrize(
+    ("told", "then", "audit", "wrong"),
+    [
+        ("5.1", "5.0", False, True),
+        ("5.1", "5.2", False, True),
+        ("5.2", "5.1", False, False),
+        ("5.2", "5.2", False, False),
+        ("5.2", "5.2", True, True),
+        ("5.1", "5.1", True, False),
+        # history begins later
+        ("5.1", "2.4", False, False),
+    ],
+)
+def test_what_is_dated_anew_is_held_against_history(told, then, audit, wrong):
+    history = Schemas(SHIPPED | {"5.0": SHIPPED["2.5"]})
+    result = found(GO_SINCE % told, GO_SINCE % then, release="6.0", history=history, audit=audit)
+    assert (("since-wrong", "go.n") in result) is wrong
+
+
 def test_only_chosen_rules_run():
     old, new = schema(OLD % ""), schema(GONE)
     result = review_schemas(old, new, rules=["command-removed"])
     assert [finding.rule for finding in result] == ["command-removed"]
+
+
+# -- experiments --------------------------------------------------------------------------------
+
+GO = "{ 'command': 'go' }\n"
+
+
+def test_a_name_that_says_experiment_is_no_promise():
+    """Before 6.2 the prefix alone told; the feature that came then takes nothing back."""
+    old = "{ 'command': 'x-go', 'data': { '*n': 'int' } }\n"
+    new = old.replace(" }\n", ", 'features': ['unstable'] }\n")
+    result = found(old, new)
+    assert {rule for rule, _ in result} == {"feature-added"}
+    assert str(found(GO, GO.replace(" }", ", 'features': ['unstable'] }")).popitem()[0][0]) == (
+        "stable-became-unstable"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (GO + "{ 'command': 'x-go' }\n", GO),
+        ("{ 'command': 'x-go', 'data': { '*n': 'int' } }\n", "{ 'command': 'x-go' }\n"),
+        (GO + "{ 'command': 'try', 'features': ['unstable'] }\n", GO),
+        (
+            "{ 'command': 'go', 'data': { '*n': { 'type': 'int', 'features': ['unstable'] } } }\n",
+            GO,
+        ),
+    ],
+)
+def test_an_experiment_may_go(old, new):
+    result = found(old, new)
+    assert {str(finding.level) for finding in result.values()} == {"notice"}
+    assert "experiment" in next(iter(result.values())).message
+
+
+def test_what_stable_commands_share_with_experiments_is_protected():
+    kind = "{ 'struct': 'Map', 'data': { '*n': 'int' } }\n"
+    calls = "{ 'command': 'go', 'data': 'Map' }\n{ 'command': 'x-go', 'data': 'Map' }\n"
+    result = found(kind + calls, kind.replace("'*n': 'int'", "") + calls)
+    assert str(result["argument-removed", "go.n"].level) == "breaking"
+
+
+def test_arguments_that_were_not_checked_are_not_new():
+    """object-add took the properties of objects before the schema listed them (6.0)."""
+    old = "{ 'command': 'go', 'data': { 'kind': 'str' }, 'gen': false }\n"
+    doc = "##\n# @go:\n#\n# @kind: what\n#\n# @size: how much (since 2.0)\n#\n# Since: 2.0\n##\n"
+    new = doc + "{ 'command': 'go', 'data': { 'kind': 'str', 'size': 'int' } }\n"
+    result = found(old, new, release="6.0", history=Schemas({"5.2": schema(old)}))
+    assert {rule for rule, _ in result} == {"argument-added-required", "arguments-checked"}
+    added = result["argument-added-required", "go.size"]
+    assert str(added.level) == "info"
+    assert "does not list" in added.message
+
+
+def test_a_common_name_makes_no_list_likely():
+    lists = "{ 'command': 'add', 'data': { 'names': ['str'], 'bitmaps': ['str'] } }\n"
+    new = "{ 'command': 'go', 'data': { '*name': 'str', '*bitmap': 'str' } }\n"
+    likely = [what for rule, what in found(lists, lists + new) if rule.startswith("scalar")]
+    assert likely == ["go.bitmap"]
+
+
+# -- patches of a series ------------------------------------------------------------------------
+
+STEPS = [
+    "{ 'command': 'go', 'data': { '*mode': 'str' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*mode': 'str', '*compress': 'bool' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*mode': 'str', '*compression': 'bool' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*compression': 'bool' }" + f"{DEPRECATED} }}\n",
+    "{ 'command': 'go', 'data': { '*mode': 'str', '*compression': 'bool' }" + f"{DEPRECATED} }}\n",
+]
+
+
+def step(number):
+    result = found(STEPS[number - 1], STEPS[number], base=schema(STEPS[0]))
+    return {key: str(finding.level) for key, finding in result.items()}
+
+
+def test_what_a_series_brings_it_may_call_otherwise():
+    assert step(1)["deprecated-gained-member", "go.compress"] == "risky"
+    assert step(2) == {
+        ("argument-removed", "go.compress"): "info",
+        ("argument-added", "go.compression"): "info",
+        ("deprecated-gained-member", "go.compression"): "risky",
+    }
+    # by itself the same change is one to a released interface
+    assert ("frozen-interface-changed", "go.compress") in found(STEPS[1], STEPS[2])
+
+
+def test_what_a_series_takes_back_is_no_addition():
+    assert step(3) == {("argument-removed", "go.mode"): "breaking"}
+    assert step(4) == {("argument-added", "go.mode"): "info"}
+
+
+def test_a_member_that_is_dated_to_the_release_in_the_making_is_not_settled():
+    doc = "##\n# @go:\n#\n# @size: how much (since %s)\n#\n# Since: 2.0\n##\n"
+    old = doc + "{ 'command': 'go', 'data': { '*size': 'int' } }\n"
+    new = "##\n# @go:\n#\n# Since: 2.0\n##\n{ 'command': 'go' }\n"
+    for since, level in (("9.2", "info"), ("9.1", "breaking")):
+        result = found(old % since, new, release="9.2")
+        assert str(result["argument-removed", "go.size"].level) == level
+        assert (("removed-without-deprecation", "go.size") in result) is (level == "breaking")

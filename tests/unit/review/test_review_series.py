@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,25 @@ def test_only_the_patched_files_differ(name):
     changed = {line.rpartition("/")[2] for line in done.stdout.split()}
     notes = {"deprecated.rst"} if name in ("v5", "v6") else set()
     assert changed == {"block-export.json"} | notes
+
+
+def test_what_a_change_leaves_as_it_was_is_found_by_an_audit_only():
+    same = load("release:5.2"), load("release:5.2")
+    context = Context(release="5.2", history=PackageHistory())
+    assert review(*same, context) == []
+    rules = {(one.rule, one.element) for one in review(*same, replace(context, audit=True))}
+    assert ("replacement-not-shipped", "nbd-server-add") in rules
+
+
+def test_a_note_that_changes_is_reviewed_with_what_it_is_about():
+    texts = [(SERIES / name / "deprecated.rst").read_text() for name in ("v4", "v5")]
+    same = load(str(SERIES / "v5"))
+    for old, new in (texts, texts[::-1], texts[:1] * 2):
+        notes = {"old_deprecation_notes": old, "deprecation_notes": new}
+        found = review(same, same, Context(release="5.2", history=PackageHistory(), **notes))
+        lacking = {one.element for one in found if one.rule == "migration-note-lacks-rename"}
+        if old == new:
+            assert found == []
+        else:
+            assert "nbd-server-remove.name" in lacking
+            assert ("nbd-server-add.bitmap" in lacking) is (new == texts[0])

@@ -83,8 +83,7 @@ def test_the_old_call_is_kept_while_it_works_where_deprecated_ones_are_allowed()
     assert found.switches == ()
     does, frowned, *_ = found.sentences()
     assert does == "nbd-server-add does all releases from 5.0 to 11.0."
-    assert frowned.startswith("That is no clean call in 5.2, 6.0, 6.1, 6.2, 7.0, ")
-    assert frowned.endswith(", 10.2 and 11.0.")
+    assert frowned == "That is no clean call in 5.2 to 11.0."
 
 
 def test_an_argument_that_is_used_decides_which_releases_will_do():

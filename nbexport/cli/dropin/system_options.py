@@ -1,0 +1,86 @@
+"""The options of ``nbexport-monitor``: what is read, and how the system emulator compares.
+
+Source: qemu(1).
+"""
+
+from __future__ import annotations
+
+from nbexport.cli.dropin.getopt import Option
+
+_HINT = "accepted as a hint: there is no guest"
+
+OPTIONS = (
+    Option("h", "", "", "print this help", "Standard options", "differs", "in our words"),
+    Option("help", "", "", "print this help", "Standard options", "differs", "in our words"),
+    Option("version", "", "", "print the version", "Standard options", "differs",
+           "the first line is QEMU's, with our name in the brackets"),
+    Option("machine", "", "TYPE", "none, with its properties", "Standard options", "differs",
+           "the type none only; its properties are hints. Without a type, -nodefaults is needed"),
+    Option("M", "", "TYPE", "as -machine", "Standard options", "differs", "as -machine"),
+    Option("nodefaults", "", "", "make no devices that were not asked for", "Standard options"),
+    Option("no-user-config", "", "", "read no files with options of the user", "Standard options"),
+    Option("S", "", "", "begin with the machine stopped", "Standard options"),
+    Option("blockdev", "", "OPTIONS", "open a block node", "Block devices", "differs",
+           "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
+    Option("drive", "", "OPTIONS", "open a disk that query-block lists", "Block devices", "differs",
+           "if=none, and if=virtio unless -M none: listed, but no guest sees it; other buses are "
+           "refused; without snapshot=on, copy-on-read and throttling"),
+    Option("object", "", "OPTIONS", "make an object", "Generic objects", "differs",
+           "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
+    Option("chardev", "", "OPTIONS", "open a character device", "Character devices", "differs",
+           "socket (unix, TCP, fd), stdio and null; without TLS, telnet, websocket, log and mux"),
+    Option("mon", "", "OPTIONS", "put a monitor on a character device", "Debug", "differs",
+           "mode=control only"),
+    Option("qmp", "", "DEVICE", "a QMP monitor at a character device", "Debug", "differs",
+           "stdio, unix:, tcp:, null and chardev:"),
+    Option("qmp-pretty", "", "DEVICE", "the same, over several lines", "Debug", "differs",
+           "as -qmp"),
+    Option("monitor", "", "DEVICE", "none, or null", "Debug", "differs",
+           "a monitor for humans is refused"),
+    Option("compat", "", "POLICY", "what is done about deprecated interfaces", "Generic objects"),
+    Option("pidfile", "", "FILE", "write the process's id while it runs", "Debug"),
+    Option("daemonize", "", "", "go into the background once all is there", "Standard options"),
+    Option("display", "", "TYPE", "none", "Display", "differs", "none only"),
+    Option("nographic", "", "", "no display", "Display", "differs",
+           "with -nodefaults; without, a monitor for humans would be on standard input"),
+    Option("qtest", "", "DEVICE", "answers that no command of its protocol is known", "Debug",
+           "differs", "there is no clock and no memory to be driven"),
+    *(
+        Option(name, "", value, _HINT, "Hints", "differs", _HINT)
+        for name, value in (
+            ("accel", "NAME"), ("boot", "OPTIONS"), ("cpu", "MODEL"), ("enable-kvm", ""),
+            ("m", "SIZE"), ("msg", "OPTIONS"), ("name", "NAME"), ("net", "OPTIONS"),
+            ("nic", "OPTIONS"), ("no-acpi", ""), ("no-hpet", ""), ("no-reboot", ""),
+            ("no-shutdown", ""), ("overcommit", "OPTIONS"), ("parallel", "DEVICE"),
+            ("qtest-log", "FILE"), ("rtc", "OPTIONS"), ("sandbox", "OPTIONS"),
+            ("serial", "DEVICE"), ("smp", "NUMBER"), ("trace", "OPTIONS"), ("uuid", "UUID"),
+            ("vga", "TYPE"), ("action", "OPTIONS"),
+        )
+    ),
+    *(
+        Option(name, "", value, "", "", "refused", "devices, guests and migration are not emulated")
+        for name, value in (
+            ("acpitable", "X"), ("add-fd", "X"), ("append", "X"), ("async-teardown", ""),
+            ("audio", "X"), ("audio-help", ""), ("audiodev", "X"), ("bios", "X"), ("cdrom", "X"),
+            ("chroot", "X"), ("d", "X"), ("D", "X"), ("debugcon", "X"), ("device", "X"),
+            ("dfilter", "X"), ("dtb", "X"), ("dump-vmstate", "X"), ("echr", "X"),
+            ("enable-sync-profile", ""), ("fda", "X"), ("fdb", "X"), ("fsdev", "X"),
+            ("full-screen", ""), ("fw_cfg", "X"), ("g", "X"), ("gdb", "X"), ("global", "X"),
+            ("hda", "X"), ("hdb", "X"), ("hdc", "X"), ("hdd", "X"), ("icount", "X"),
+            ("incoming", "X"), ("initrd", "X"), ("iscsi", "X"), ("k", "X"), ("kernel", "X"),
+            ("L", "X"), ("loadvm", "X"), ("mem-path", "X"), ("mem-prealloc", ""),
+            ("mtdblock", "X"), ("netdev", "X"), ("no-fd-bootchk", ""), ("numa", "X"),
+            ("only-migratable", ""), ("option-rom", "X"), ("pflash", "X"), ("plugin", "X"),
+            ("portrait", ""), ("preconfig", ""), ("readconfig", "X"), ("rotate", "X"),
+            ("runas", "X"), ("s", ""), ("sd", "X"), ("seed", "X"), ("semihosting", ""),
+            ("set", "X"), ("singlestep", ""), ("smbios", "X"), ("snapshot", ""), ("spice", "X"),
+            ("tpmdev", "X"), ("usb", ""), ("usbdevice", "X"), ("virtfs", "X"), ("vnc", "X"),
+            ("watchdog", "X"), ("watchdog-action", "X"), ("win2k-hack", ""),
+            ("writeconfig", "X"), ("xen-attach", ""), ("xen-domid", "X"),
+            ("xen-domid-restrict", ""),
+        )
+    ),
+)  # fmt: skip
+"""The options; a name is written after one dash or two."""
+
+BY_NAME = {option.name: option for option in OPTIONS}
