@@ -122,12 +122,21 @@ class Machine:
         if self._emit is not None and event in self._events:
             self._emit(event, data)
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work`` after the reply of the command that is running."""
+    def later(self, work: Coroutine[Any, Any, None], *, at_once: bool = False) -> None:
+        """Do ``work`` after the reply of the command that is running.
+
+        Args:
+            work: what to do.
+            at_once: whether commands that come after the reply wait until it is done.
+        """
 
         async def wait_and_work() -> None:
             async with self._lock:
-                pass  # the command ends first; its reply is queued when the lock is released
+                # The command ends first; its reply is queued when the lock is released.
+                if at_once:
+                    await asyncio.sleep(0)
+                    await work
+                    return
             await asyncio.sleep(0)
             await work
 

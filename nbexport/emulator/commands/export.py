@@ -245,7 +245,7 @@ async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:
         raise CommandError(f"export '{identifier}' still in use")
     export.shutting_down = True
     if busy or not machine.release.deletes_before_reply:
-        machine.later(_finish(machine, server, export))
+        machine.later(_finish(machine, server, export), at_once=not busy)
     else:
         await _finish(machine, server, export)
 

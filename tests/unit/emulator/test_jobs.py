@@ -469,3 +469,22 @@ def test_whether_a_job_that_waits_for_nothing_ends_before_the_reply(release, end
         assert m.names() == []
 
     play(story, release)
+
+
+@pytest.mark.parametrize(("release", "told_first"), [("7.2.8", False), ("7.2.9", True)])
+def test_an_export_that_was_removed_is_gone_for_the_next_command(tmp_path, release, told_first):
+    """Whether its event precedes the reply or follows it, nothing comes between."""
+
+    async def story(m):
+        await m.null("a")
+        address = {"type": "unix", "data": {"path": str(tmp_path / "s")}}
+        await m.ask("nbd-server-start", addr=address)
+        for _ in range(5):
+            m.told.clear()
+            await m.ask("block-export-add", type="nbd", id="e", node_name="a")
+            await m.ask("block-export-del", id="e")
+            assert m.names() == (["BLOCK_EXPORT_DELETED"] if told_first else [])
+            assert await m.ask("query-block-exports") == []
+            assert m.names() == ["BLOCK_EXPORT_DELETED"]
+
+    play(story, release)
