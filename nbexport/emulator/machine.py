@@ -80,6 +80,7 @@ class Machine:
         self._events = {event.name for event in self.schema.events()}
         self.jobs = Jobs(self.graph, self._lock, self.emit)
         self._later: set[asyncio.Task[None]] = set()
+        self._at_once: set[asyncio.Task[None]] = set()
 
     @property
     def version(self) -> dict[str, Any]:
@@ -98,6 +99,8 @@ class Machine:
         return {name: functools.partial(self._run, name) for name in COMMANDS if name in known}
 
     async def _run(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        if self._at_once:
+            await asyncio.wait(self._at_once)
         # QEMU's main loop runs one command at a time, whichever monitor it came from.
         async with self._lock:
             try:
@@ -141,8 +144,9 @@ class Machine:
             await work
 
         task = asyncio.get_running_loop().create_task(wait_and_work())
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        for tasks in (self._later, self._at_once) if at_once else (self._later,):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def stop_nbd_server(self) -> None:
         """Remove every NBD export and stop the server, if one runs; the monitors are told."""
