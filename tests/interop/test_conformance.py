@@ -52,6 +52,7 @@ def ask(target, *commands):
     ("command", "arguments", "text"),
     [
         ("block-dirty-bitmap-merge", {"node": "n", "target": "a", "bitmaps": []}, None),
+        ("blockdev-reopen", {"options": []}, None),
         (
             "transaction",
             {
