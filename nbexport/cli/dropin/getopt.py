@@ -36,6 +36,20 @@ class Option(NamedTuple):
     note: str = ""
 
 
+class Word(NamedTuple):
+    """An option of the command line as it was given.
+
+    Attributes:
+        place: its words.
+        name: its name, empty for an operand.
+        value: its value.
+    """
+
+    place: str
+    name: str
+    value: str
+
+
 class GetoptError(Exception):
     """The command line is wrong; the text lacks the program's name only."""
 

@@ -9,9 +9,9 @@ Source: qemu-storage-daemon(1); statuses and texts were compared with QEMU 7.2.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from nbexport.cli.dropin.getopt import GetoptError, Option, Parser
+from nbexport.cli.dropin.getopt import GetoptError, Option, Parser, Word
 from nbexport.cli.dropin.hosting import (
     PROJECT_LINES,
     Background,
@@ -50,20 +50,6 @@ OPTIONS = (
            "the first line is QEMU's, with our name in the brackets"),
 )  # fmt: skip
 """The options, in the order of QEMU's table: what is read, what the help says, how it compares."""
-
-
-class Word(NamedTuple):
-    """An option of the command line as it was given.
-
-    Attributes:
-        place: its words.
-        name: its name, empty for an operand.
-        value: its value.
-    """
-
-    place: str
-    name: str
-    value: str
 
 
 class _Located(Parser):

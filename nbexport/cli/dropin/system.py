@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from nbexport.cli.dropin.getopt import Word
 from nbexport.cli.dropin.hosting import (
     PROJECT_LINES,
     Background,
@@ -30,20 +31,6 @@ if TYPE_CHECKING:
     from nbexport.qmp import CompatPolicy
 
 PROGRAM = "qemu-system-x86_64"
-
-
-class Word(NamedTuple):
-    """An option of the command line as it was given.
-
-    Attributes:
-        place: its words.
-        name: its name, empty for an operand.
-        value: its value.
-    """
-
-    place: str
-    name: str
-    value: str
 
 
 @dataclass

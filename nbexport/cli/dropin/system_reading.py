@@ -17,8 +17,9 @@ from nbexport.qmp import CompatPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from nbexport.cli.dropin.getopt import Word
     from nbexport.cli.dropin.hosting import Reporter
-    from nbexport.cli.dropin.system import Wanted, Word
+    from nbexport.cli.dropin.system import Wanted
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _ACCELERATORS: Final = frozenset({"hax", "hvf", "kvm", "nvmm", "qtest", "tcg", "whpx", "xen"})
