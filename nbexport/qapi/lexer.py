@@ -49,7 +49,7 @@ class Comment:
     error: QapiError | None = None
 
     def at(self, index: int) -> SourceInfo:
-        """Return the place of a line; that behind the last is the closing fence."""
+        """Return the place of a line; behind the last is the closing fence, if there is one."""
         return self.info.at(self._place(index)[0])
 
     def fail(self, index: int, message: str) -> QapiError:
@@ -58,7 +58,10 @@ class Comment:
         return QapiError(self.info.at(line), message, column=column)
 
     def _place(self, index: int) -> tuple[int, int]:
-        return (self.info.line + 1 + index, 1) if self.places is None else self.places[index]
+        if self.places is None:
+            return self.info.line + 1 + index, 1
+        # Without a closing fence there is nothing behind the last line.
+        return self.places[min(index, len(self.places) - 1)] if self.places else (self.info.line, 1)
 
 
 class Lexer:
