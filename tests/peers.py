@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 TIME_LIMIT = 60.0
 PACKAGES = {
     "chromium": "chromium",
+    "git": "git",
     "nbd-client": "nbd-client",
     "nbdcopy": "libnbd-bin",
     "nbdinfo": "libnbd-bin",

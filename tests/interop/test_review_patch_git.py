@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import peer
 from reviews import SERIES
 
 from nbexport.cli.main import cli
@@ -34,8 +35,7 @@ EDITS = st.lists(
 
 @pytest.fixture(scope="module", autouse=True)
 def git():
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
+    peer("git")
 
 
 def edited(lines, edits):

@@ -85,6 +85,22 @@ def version_numbers() -> tuple[str, str]:
     return text, ".".join(map(str, parse_version(text)))
 
 
+def print_version(program: str, reporter: Reporter) -> None:
+    """Print the version as QEMU's programs do.
+
+    Args:
+        program: how the program calls itself there.
+        reporter: told if the environment names a release that is not known.
+    """
+    from nbexport.errors import UsageError  # noqa: PLC0415 - only if asked for
+
+    try:
+        _, version = version_numbers()
+    except UsageError as error:
+        raise reporter.fail(str(error)) from error
+    sys.stdout.write(f"{program} version {version} (nbexport)\n{PROJECT_LINES}\n")
+
+
 class Background:
     """The way of a process into the background, while who started it waits.
 

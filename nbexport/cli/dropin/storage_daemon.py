@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from nbexport.cli.dropin.getopt import GetoptError, Option, Parser, Word
 from nbexport.cli.dropin.hosting import (
-    PROJECT_LINES,
     Background,
     Reporter,
     StopError,
     hold_signals,
+    print_version,
     program_name,
-    version_numbers,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
                 _print_help()
                 return
             if word.name == "version":
-                _print_version(reporter)
+                print_version(PROGRAM, reporter)
                 return
             background |= word.name == "daemonize"
             given.append(word)
@@ -104,16 +103,6 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
         raise reporter.fail(str(error)) from error
     behind = Background() if background else None
     _run(given, reporter, behind)
-
-
-def _print_version(reporter: Reporter) -> None:
-    from nbexport.errors import UsageError  # noqa: PLC0415 - late, as all here
-
-    try:
-        _, version = version_numbers()
-    except UsageError as error:
-        raise reporter.fail(str(error)) from error
-    sys.stdout.write(f"{PROGRAM} version {version} (nbexport)\n{PROJECT_LINES}\n")
 
 
 def _print_help() -> None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nbexport.cli.dropin.getopt import Word
 from nbexport.cli.dropin.hosting import (
-    PROJECT_LINES,
     Background,
     Reporter,
     StopError,
     hold_signals,
+    print_version,
     program_name,
-    version_numbers,
 )
 from nbexport.cli.dropin.system_options import BY_NAME, OPTIONS
 
@@ -83,7 +83,7 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
             _print_help()
             return
         if word.name == "version":
-            _print_version(reporter)
+            print_version("QEMU emulator", reporter)
             return
         if word.name not in {"S", "nodefaults", "nographic"}:
             break
@@ -91,7 +91,9 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
     from nbexport.cli.dropin.system_reading import Reader  # noqa: PLC0415 - imports the emulator
 
     wanted = Wanted()
-    Reader(wanted, reporter, on_help=_print_help, on_version=_print_version).read(given)
+    Reader(
+        wanted, reporter, on_help=_print_help, on_version=partial(print_version, "QEMU emulator")
+    ).read(given)
     behind = Background() if wanted.background else None
     from nbexport.cli.dropin import running  # noqa: PLC0415 - as above
 
@@ -127,16 +129,6 @@ def _split(words: Sequence[str], reporter: Reporter) -> Iterator[Word]:
         found.append(Word(f"{word} {value}" if option.value else word, name, value))
     reporter.place = ""
     yield from found
-
-
-def _print_version(reporter: Reporter) -> None:
-    from nbexport.errors import UsageError  # noqa: PLC0415 - late
-
-    try:
-        _, version = version_numbers()
-    except UsageError as error:
-        raise reporter.fail(str(error)) from error
-    sys.stdout.write(f"QEMU emulator version {version} (nbexport)\n{PROJECT_LINES}\n")
 
 
 def _print_help() -> None:
