@@ -34,8 +34,9 @@ MAX_TOKEN_COUNT = 2 << 20
 MAX_NESTING = 1 << 10
 
 _ORDINARY = re.compile(rb"""[ \t\r\n]+|[{}\[\]:,]""")
-_IN_DOUBLE = re.compile(rb'[^\x00-\x1f"\\\xfe\xff]*')
-_IN_SINGLE = re.compile(rb"[^\x00-\x1f'\\\xfe\xff]*")
+# with the escapes that are whole; possessive, so that nothing is kept to go back to
+_IN_DOUBLE = re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]++|\\[\x20-\xfd])*+')
+_IN_SINGLE = re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]++|\\[\x20-\xfd])*+")
 # before 3.1: control characters pass, bytes that never occur in UTF-8 do not
 _IN_DOUBLE_BEFORE = re.compile(rb'[^\x00"\\\xc0\xc1\xf5-\xff]*')
 _IN_SINGLE_BEFORE = re.compile(rb"[^\x00'\\\xc0\xc1\xf5-\xff]*")
