@@ -171,6 +171,24 @@ class FileNode(BlockNode):
             self._changed(size)
         self.size = max(self.size, align_up(size, SECTOR_SIZE))
 
+    def resize(self, size: int) -> None:
+        """Make the file longer by a hole, or cut it.
+
+        Raises:
+            OSError: the file is not open for writing, or the host failed; QEMU's text.
+        """
+        if not self._writable:
+            raise self._not_writable()
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            text = f"Failed to resize file: {error.strerror}"
+            raise HostFileError(error.errno, text, self.filename) from error
+        with self._state:
+            self._length = size
+            self._changes += 1
+        self.size = align_up(size, SECTOR_SIZE)
+
     def reopen(self, *, writable: bool) -> None:
         """Open the same file for writing too, or for reading only; its locks stay.
 

@@ -15,6 +15,7 @@ import numpy as np
 from nbexport.bits import Bitmap, Extents
 from nbexport.block.tracking import Tracking
 from nbexport.errors import FormatError, UsageError
+from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -105,6 +106,8 @@ class BlockNode(ABC):
     """
 
     driver: ClassVar[str]
+    _orders_flush: ClassVar[bool] = False
+    """Whether the driver itself says when a flush is about to make the file below durable."""
 
     def __init__(self, filename: str, size: int) -> None:
         self.filename = filename
@@ -177,6 +180,11 @@ class BlockNode(ABC):
     def _flush(self) -> None:
         """Make what was written durable; the node is writable."""
         raise self._not_writable()
+
+    def _write_compressed(self, offset: int, data: memoryview) -> None:  # noqa: ARG002
+        """Store whole clusters compressed, where that saves room; otherwise as `_write`."""
+        text = f"{self.filename}: nothing can be stored compressed here"
+        raise HostFileError(errno.ENOTSUP, text, self.filename)
 
     def _map_is_bounded(self) -> bool:
         """Return whether a map of the whole layer is cheap enough to be made and kept."""
@@ -272,6 +280,24 @@ class BlockNode(ABC):
             with self._changing(offset, length):
                 self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
 
+    @property
+    def compresses(self) -> bool:
+        """Whether the driver can store data compressed."""
+        return False
+
+    def write_compressed(self, offset: int, data: memoryview) -> None:
+        """Store whole clusters as `write_from` does, compressed; the end of the disk may cut one.
+
+        Raises:
+            UsageError: the range is not inside the node.
+            FormatError: the image is damaged here.
+            OSError: the node is read-only, cannot compress, holds data here, or the host failed.
+        """
+        self._check_write(offset, len(data))
+        if len(data):
+            with self._changing(offset, len(data)):
+                self._write_compressed(offset, data)
+
     def discard(self, offset: int, length: int) -> None:
         """Say that nobody needs a range any more; what it reads as afterwards is not promised.
 
@@ -292,7 +318,43 @@ class BlockNode(ABC):
             OSError: the host failed; what was written before may be lost.
         """
         if self.writable:
+            self.tell_file("flush_to_os")
+            if self.file is not None and not self._orders_flush:
+                self.file.event("flush_to_disk")
             self._flush()
+
+    def event(self, name: str) -> None:  # noqa: B027 # most nodes do not listen
+        """Hear of a step of the node above, of those that error injection knows by name."""
+
+    def tell_file(self, name: str) -> None:
+        """Let the node below hear of a step of this one, in QEMU's ``BlkdebugEvent``."""
+        if self.file is not None:
+            self.file.event(name)
+
+    def grow(self, size: int) -> None:
+        """Make the node longer, for a format above; what is added reads as zeroes.
+
+        One that is long enough stays as it is.
+
+        Raises:
+            OSError: it has a fixed length, is read-only, or the host failed.
+        """
+        if size > self.size:
+            self.resize(align_up(size, SECTOR_SIZE))
+
+    def resize(self, size: int) -> None:
+        """Give the disk another length; what is added reads as zeroes.
+
+        Args:
+            size: in bytes, a multiple of 512.
+
+        Raises:
+            OSError: it has a fixed length, is read-only, or the host failed; QEMU's text.
+            FormatError: the image cannot have that length; QEMU's text.
+        """
+        del size  # for drivers that can
+        text = "Image format driver does not support resize"
+        raise HostFileError(errno.ENOTSUP, text, self.filename)
 
     def version(self) -> Hashable:
         """Return a value that changes with every change of the chain's maps.
@@ -356,6 +418,19 @@ class BlockNode(ABC):
         Source: NBD protocol, "Metadata contexts", ``base:allocation``.
         """
         return self._answer("allocation", start, self.size if end is None else end)
+
+    def reads_as_zeroes(self, start: int, end: int, *, fast: bool = False) -> bool:
+        """Return whether the maps of the chain say that a range reads as zeroes.
+
+        Args:
+            start: first byte, inside the disk.
+            end: behind the last byte.
+            fast: whether holes of files do not count.
+        """
+        if not fast:
+            return bool((self.allocation(start, end).flags & NBD_STATE_ZERO).all())
+        flags = self._chain_map(start, end, want_zero=False).flags
+        return bool((flags & ZERO).all())
 
     def depth(self, start: int = 0, end: int | None = None) -> Extents:
         """Return ``qemu:allocation-depth`` of ``[start, end)``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from nbexport.bits import Extents
 from nbexport.block.node import ALLOCATED, ZERO, BlockNode, HostFileError
@@ -13,6 +13,9 @@ from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+
+SIZE_MAX: Final = (1 << 63) - SECTOR_SIZE
+"""The longest disk: offsets are signed numbers of 64 bits."""
 
 
 class RawNode(BlockNode):
@@ -54,6 +57,7 @@ class RawNode(BlockNode):
         self.file: BlockNode = file
         self.offset = offset
         self._moves = 0
+        self._fixed = size is not None
         self._probed = probed
         self.cluster_size = file.cluster_size
         self.read_only = file.read_only
@@ -69,13 +73,27 @@ class RawNode(BlockNode):
         with self._map_lock:
             self.file, self.offset, self.size = file, new.offset, new.size
             self.cluster_size, self.read_only = new.cluster_size, new.read_only
+            self._fixed = size is not None
             self._moves += 1
 
     def allocated_size(self) -> int:
         """Return the bytes of storage of the node below."""
         return self.file.allocated_size()
 
+    def resize(self, size: int) -> None:
+        """Have the node below end where the disk does."""
+        if self._fixed:
+            text = "Cannot resize fixed-size raw disks"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        if self.offset + size > SIZE_MAX:
+            raise HostFileError(errno.EINVAL, "Disk size too large for the chosen offset")
+        self.file.resize(self.offset + size)
+        with self._map_lock:
+            self.size = size
+            self._moves += 1
+
     def _read(self, offset: int, buffer: memoryview) -> None:
+        self.file.event("read_aio")
         self.file.read_padded(self.offset + offset, buffer)
 
     def read_now(self, offset: int, buffer: memoryview) -> bool:
@@ -92,6 +110,7 @@ class RawNode(BlockNode):
     def _write(self, offset: int, data: memoryview) -> None:
         if self._probed and offset < PROBE_BYTES:
             self._check_begin(offset, data)
+        self.file.event("write_aio")
         self.file.write_from(self.offset + offset, data)
 
     def _check_begin(self, offset: int, data: memoryview) -> None:

@@ -36,9 +36,6 @@ _FLAGS[tables.ZERO] = ZERO | ALLOCATED
 _FLAGS[tables.BAD] = DAMAGED
 
 
-_STATE_ZERO: Final = 2  # of a map of allocation
-
-
 class _FromHeader(enum.Enum):
     TOKEN = 0
 
@@ -67,6 +64,7 @@ class Qcow2Node(BlockNode):
     """
 
     driver: ClassVar[str] = "qcow2"
+    _orders_flush = True
 
     def __init__(
         self,
@@ -117,7 +115,6 @@ class Qcow2Node(BlockNode):
             allocator: of the clusters of its file, which is open for writing.
             store: of its bitmaps, which are stored when the node closes.
         """
-        assert isinstance(self.file, FileNode)
         self._writer = Writer(self.file, self.header, self._tables, allocator, self.data_file, self)
         self._store = store
         self.read_only = False
@@ -149,8 +146,14 @@ class Qcow2Node(BlockNode):
         """What changes the stored bitmaps, while the node can be written."""
         return self._store
 
-    def is_known_zero(self, start: int, end: int) -> bool:
-        """Return whether the tables, here and below, say that a range reads as zeroes."""
+    def is_known_zero(self, start: int, end: int, *, fast: bool = False) -> bool:
+        """Return whether the maps, here and below, say that a range reads as zeroes.
+
+        Args:
+            start: first byte.
+            end: behind the last byte.
+            fast: whether holes of files do not count.
+        """
         unit = self.header.unit_size
         first = start // unit
         kinds = self._tables.units(first, -(-end // unit) - first).kinds
@@ -161,7 +164,7 @@ class Qcow2Node(BlockNode):
         for number in np.flatnonzero(kinds == tables.UNALLOCATED).tolist():
             low = max(start, (first + number) * unit)
             high = min(end, (first + number + 1) * unit, self.backing.size)
-            if low < high and not (self.backing.allocation(low, high).flags & _STATE_ZERO).all():
+            if low < high and not self.backing.reads_as_zeroes(low, high, fast=fast):
                 return False
         return True
 
@@ -184,6 +187,20 @@ class Qcow2Node(BlockNode):
         assert self._writer is not None
         try:
             self._writer.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
+        finally:
+            self._changed()
+
+    @property
+    def compresses(self) -> bool:
+        """Whether clusters can be compressed: not those of an external data file."""
+        return self.data_file is None
+
+    def _write_compressed(self, offset: int, data: memoryview) -> None:
+        if not self.compresses:
+            super()._write_compressed(offset, data)
+        assert self._writer is not None
+        try:
+            self._writer.write_compressed(offset, data)
         finally:
             self._changed()
 
@@ -279,6 +296,7 @@ class Qcow2Node(BlockNode):
                 if node.backing is None:
                     fill_zeroes(missing)
                 else:
+                    node.tell_file("read_backing_aio")
                     waiting.append((node.backing, begin, missing))
 
     def _status(self, start: int, end: int, *, want_zero: bool) -> Extents:

@@ -254,6 +254,13 @@ class Tables:
         sectors = (entry >> offset_bits & (1 << extra_bits) - 1) + 1
         return offset, sectors * layout.COMPRESSED_SECTOR - offset % layout.COMPRESSED_SECTOR
 
+    def compressed_word(self, offset: int, length: int) -> int:
+        """Return the descriptor of compressed data; the inverse of `compressed_place`."""
+        offset_bits = 62 - (self._header.cluster_bits - 8)
+        sector = layout.COMPRESSED_SECTOR
+        sectors = (offset + length - 1) // sector - offset // sector
+        return layout.L2_COMPRESSED | sectors << offset_bits | offset
+
     def _runs_of(
         self, indexes: NDArray[np.int64], room: NDArray[np.uint64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
@@ -273,6 +280,7 @@ class Tables:
         for row, end in itertools.pairwise(edges):
             if sound[row]:
                 part = data[row * cluster_size : end * cluster_size]
+                self._file.event("l2_load")
                 self._file.read_padded(int(offsets[row]), part)
         pending = self.pending
         for row, index in enumerate(indexes.tolist() if pending else ()):
@@ -321,6 +329,7 @@ class Tables:
                 path=self._file.filename,
             )
         stored = np.zeros(self._header.cluster_size // layout.ENTRY_SIZE, dtype=">u8")
+        self._file.event("l2_load")
         self._file.read_padded(offset, stored.view(np.uint8).data)
         table = stored.astype(np.uint64).reshape(self._header.l2_entries, -1)
         with self._lock:

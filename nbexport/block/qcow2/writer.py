@@ -18,6 +18,7 @@ import numpy as np
 
 from nbexport.block.node import HostFileError
 from nbexport.block.qcow2 import layout, tables
+from nbexport.block.qcow2.clusters import deflate
 from nbexport.block.qcow2.segments import Disk, Segment, segments, whole
 from nbexport.units import MiB
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nbexport.block.file import FileNode
+    from nbexport.block.node import BlockNode
     from nbexport.block.qcow2.allocator import Allocator
     from nbexport.block.qcow2.header import Header
 
@@ -58,7 +60,7 @@ class Writer:
 
     def __init__(
         self,
-        file: FileNode,
+        file: BlockNode,
         header: Header,
         known: tables.Tables,
         allocator: Allocator,
@@ -71,7 +73,7 @@ class Writer:
         self._tables = known
         self._allocator = allocator
         self._external = data
-        self._data = file if data is None else data
+        self._data: BlockNode = file if data is None else data
         self._disk = disk
         self._size = header.cluster_size
         self._span = header.l2_entries * self._size
@@ -100,6 +102,43 @@ class Writer:
                     self._write_subclusters(part, piece)
                 else:
                     self._write_clusters(part, piece)
+            self._bound_memory()
+
+    def write_compressed(self, offset: int, data: memoryview) -> None:
+        """Store whole clusters, each compressed if that makes it shorter.
+
+        Raises:
+            FormatError: the tables are damaged here.
+            OSError: a part is not a whole cluster, the clusters hold data already, or the host
+                failed.
+        """
+        end = offset + len(data)
+        cut = end % self._size and end != self._header.size
+        if offset % self._size or cut:
+            text = f"{self._file.filename}: only whole clusters are compressed"
+            raise HostFileError(errno.EINVAL, text, self._file.filename)
+        for at in range(0, len(data), self._size):
+            self._write_packed(offset + at, data[at : at + self._size])
+
+    def _write_packed(self, guest: int, data: memoryview) -> None:
+        padded = bytes(data) + bytes(self._size - len(data))
+        packed = deflate(padded, self._header.compression_type)
+        if len(packed) >= self._size:
+            self.write(guest, data)
+            return
+        index, entry = divmod(guest // self._size, self._header.l2_entries)
+        with self.lock:
+            if int(self._tables.entries(index)[entry, 0]) & layout.L2_OFFSET_MASK:
+                text = f"{self._file.filename}: offset {guest} holds data, and is not compressed"
+                raise HostFileError(errno.EIO, text, self._file.filename)
+            host = self._allocator.allocate_bytes(len(packed))
+            self._file.event("l2_update_compressed")
+            table = self._change(index)
+            table[entry] = 0
+            table[entry, 0] = self._tables.compressed_word(host, len(packed))
+            self._file.event("write_compressed")
+            self._file.write_from(host, memoryview(packed))
+            self._tables.put(index, table)
             self._bound_memory()
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
@@ -157,8 +196,8 @@ class Writer:
         kinds = self._tables.units(offset // self._header.unit_size, 1).kinds
         return bool(kinds[0] == tables.COMPRESSED)
 
-    def _is_zero(self, start: int, end: int) -> bool:
-        return start >= end or self._disk.is_known_zero(start, end)
+    def _is_zero(self, start: int, end: int, *, fast: bool = False) -> bool:
+        return start >= end or self._disk.is_known_zero(start, end, fast=fast)
 
     def _is_free(self, start: int, end: int) -> bool:
         """Return whether the units of a range hold no data of this image."""
@@ -189,19 +228,23 @@ class Writer:
                 self._external.flush()
             pending = self._tables.pending
             if not (pending or self._l1_changed or self._to_free):
+                self._file.event("flush_to_disk")
                 self._allocator.flush()
                 return
             self._allocator.flush()
             for index in sorted(pending):
+                self._file.event("l2_update")
                 stored = pending[index].astype(">u8").tobytes()
                 self._file.write_from(self._tables.offset_of(index), memoryview(stored))
             if self._l1_changed:
                 self._file.flush()
                 for index in sorted(self._l1_changed):
+                    self._file.event("l1_update")
                     entry = self._tables.offset_of(index) | layout.COPIED
                     at = self._header.l1_table_offset + index * layout.ENTRY_SIZE
                     self._file.write_from(at, memoryview(entry.to_bytes(8, "big")))
                 self._l1_changed.clear()
+            self._file.event("flush_to_disk")
             self._file.flush()
             self._tables.settle()
             self._give_back()
@@ -265,13 +308,13 @@ class Writer:
         word = int(table[entry, 0])
         host = word & layout.L2_OFFSET_MASK
         if word == host | layout.COPIED and host and host % self._size == 0:
+            self._file.event("write_aio")
             self._file.write_from(host + inside, data)
             return True
         if word:
             return False
         host = self._allocator.allocate(1)
-        filled = self._filled(cluster * self._size, self._size, offset, data)
-        self._file.write_from(host, filled)
+        self._store(host, cluster * self._size, self._size, offset, data)
         table = self._change(index)
         table[entry, 0] = host | layout.COPIED
         self._tables.put(index, table)
@@ -295,6 +338,7 @@ class Writer:
             piece = data[start - part.start : end - part.start]
             if mine[at]:
                 inside = start - (base + at * self._size)
+                self._file.event("write_aio")
                 self._data.write_from(int(hosts[at]) + inside, piece)
             else:
                 self._write_new(part, at, to, start, piece)
@@ -304,7 +348,7 @@ class Writer:
         guest = part.table * self._span + (part.first + at) * self._size
         count = to - at
         host = guest if self._external is not None else self._allocator.allocate(count)
-        self._store(host, self._filled(guest, count * self._size, start, piece))
+        self._store(host, guest, count * self._size, start, piece)
         table = self._change(part.table)
         entries = slice(part.first + at, part.first + to)
         old = table[entries, 0].copy()
@@ -312,12 +356,44 @@ class Writer:
         self._tables.put(part.table, table)
         self._release(old)
 
-    def _store(self, host: int, buffer: memoryview) -> None:
-        """Write what clusters hold; an external data file ends where the disk does."""
-        if self._external is not None:
-            buffer = buffer[: self._header.size - host]
-            self._external.grow(host + len(buffer))
-        self._data.write_from(host, buffer)
+    def _store(self, host: int, guest: int, length: int, start: int, piece: memoryview) -> None:
+        """Write a part of a range of the disk to where the whole range is to be.
+
+        What is around the part comes from where it was; if that is known to read as zeroes, it is
+        zeroed, where the host can do so without writing.
+
+        Args:
+            host: where in the file.
+            guest: first byte of the range.
+            length: of the range.
+            start: first byte of the part.
+            piece: the part.
+        """
+        end = min(guest + length, self._header.size)
+        if self._external is not None:  # it ends where the disk does
+            length = end - guest
+            self._external.grow(host + length)
+        if len(piece) < length:
+            around = ((guest, start), (start + len(piece), end))
+            if all(self._is_zero(*part, fast=True) for part in around) and self._zeroed(
+                host, length
+            ):
+                host += start - guest
+            else:
+                piece = self._filled(guest, length, start, piece)
+        self._file.event("write_aio")
+        self._data.write_from(host, piece)
+
+    def _zeroed(self, host: int, length: int) -> bool:
+        """Let a new range of the file read as zeroes, and return whether that needs no writing."""
+        self._file.event("cluster_alloc_space")
+        try:
+            self._data.write_zeroes(host, length, unmap=False, no_fallback=True)
+        except OSError as error:
+            if error.errno not in {errno.ENOTSUP, errno.EAGAIN}:
+                raise
+            return False
+        return True
 
     def _filled(self, guest: int, length: int, start: int, piece: memoryview) -> memoryview:
         """Return what a range of the disk holds once ``piece`` is written at ``start``."""
@@ -333,6 +409,7 @@ class Writer:
     def _copy_old(self, offset: int, buffer: memoryview) -> None:
         inside = max(0, min(len(buffer), self._header.size - offset))
         if inside:
+            self._file.event("cow_read")
             self._disk.read_into(offset, buffer[:inside])
 
     def _release(self, words: NDArray[np.uint64], *, discard: bool = False) -> None:
@@ -457,7 +534,7 @@ class Writer:
                 last = max(last, allocated.bit_length())
             low, high = guest + first * unit, guest + last * unit
         touched = (1 << last) - (1 << first)
-        self._store(host + low - guest, self._filled(low, high - low, start, piece))
+        self._store(host + low - guest, low, high - low, start, piece)
         zero = bits >> layout.SUBCLUSTERS & ~touched
         allocated = (bits | touched) & layout.ALL_ALLOCATED
         new = (host | layout.COPIED, zero << layout.SUBCLUSTERS | allocated)
