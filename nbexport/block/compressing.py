@@ -67,8 +67,11 @@ class PreallocateNode(FilterNode):
     ) -> None:
         self._end: int | None = None
         super().__init__(file)
-        self._align = max(1, align)
-        self._length = length
+        self.prepare(align, length)
+
+    def prepare(self, align: int, length: int) -> None:
+        """Keep so much ready from now on; the arguments are those of the class."""
+        self._align, self._length = max(1, align), length
 
     @property
     def size(self) -> int:

@@ -110,7 +110,7 @@ class Configuration:
                 if value > _LENGTH_MAX:
                     text = f"{name} value must be in the range [0, {_LENGTH_MAX}]"
                     raise ValueError(text)
-                self.buckets[name.removesuffix("-max-length")].length = value
+                self.buckets[name.removesuffix("-max-length")].length = value % (_LENGTH_MAX + 1)
             elif name.endswith("-max"):
                 self.buckets[name.removesuffix("-max")].most = value
             else:
@@ -170,6 +170,7 @@ class ThrottleGroup:
 
     Attributes:
         configuration: the limits as they are now.
+        members: the disks that share them.
     """
 
     def __init__(self, configuration: Configuration | None = None) -> None:
@@ -177,6 +178,7 @@ class ThrottleGroup:
         self._changed = threading.Condition()
         self._queues: dict[bool, list[object]] = {False: [], True: []}
         self._since = time.monotonic()
+        self.members: list[ThrottleNode] = []
 
     def configure(self, configuration: Configuration) -> None:
         """Have other limits from now on, with empty buckets."""
@@ -244,6 +246,20 @@ class ThrottleNode(FilterNode):
         super().__init__(file)
         self.group = group
         self.is_unlimited = False
+        group.members.append(self)
+
+    def join(self, group: ThrottleGroup) -> None:
+        """Have the limits of another group from now on."""
+        self._leave()
+        self.group = group
+        group.members.append(self)
+
+    def _leave(self) -> None:
+        if self in self.group.members:
+            self.group.members.remove(self)
+
+    def _close_own(self) -> None:
+        self._leave()
 
     def lift(self) -> None:
         """Let all pass that wait, and whatever comes, at once."""

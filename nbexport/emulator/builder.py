@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbexport import block
 from nbexport.bits import Bitmap
-from nbexport.emulator import drivers, permissions
+from nbexport.emulator import drivers, filters, permissions
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
 from nbexport.errors import CommandError, FormatError, PeerError, UsageError
 
@@ -29,6 +29,8 @@ Options = dict[str, Any]
 # Options that would change what is read, and that this emulator cannot honour. Everything else
 # that the schema knows is a hint about caching, locking or discarding, and accepted as such.
 _UNSUPPORTED = {"encrypt", "data-file", "key-secret", "pr-manager", "filter"}
+
+_PLAIN_FILTERS = {"throttle", "compress", "preallocate", "copy-on-read"}
 
 NESTING_MAX = 200
 """Layers that one command may describe; JSON itself nests to 1024 levels, four of them a layer."""
@@ -65,8 +67,7 @@ class Builder:
         except BaseException as error:
             for node in reversed(self._made):
                 del self._graph.nodes[node.name]
-                if node.is_filter and node.file is not None:
-                    drivers.leave(node)
+                drivers.leave(node)
                 node.close()
             permissions.settle(self._graph)
             if isinstance(error, FormatError):
@@ -97,6 +98,8 @@ class Builder:
             return self._register(self._name(options), disk, options, read_only=read_only)
         if driver == "nbd":
             return self._nbd(options, read_only=read_only)
+        if driver == "blkdebug":
+            return self._injecting(options, read_only=read_only, depth=depth)
         file = self._child(options["file"], read_only=read_only, depth=depth)
         if isinstance(options["file"], str):
             self.probed.append(file)
@@ -104,6 +107,8 @@ class Builder:
             return self._raw(file, options, read_only=read_only)
         if driver == "copy-before-write":
             return self._filter(file, options, read_only=read_only, depth=depth)
+        if driver in _PLAIN_FILTERS:
+            return self._plain_filter(file, options, read_only=read_only)
         name = self._name(options)
         return self._qcow2(name, file, options, read_only=read_only, depth=depth)
 
@@ -143,11 +148,43 @@ class Builder:
         disk = drivers.open_filter(file, target, bitmap, options)
         node = self._register(name, disk, options, read_only=read_only, file=file)
         node.target = target
-        for later in self._made[before:-1]:
-            # The filter was there before its target was opened, and is listed so.
-            self._graph.nodes[later.name] = self._graph.nodes.pop(later.name)
+        self._list_later(before)
         drivers.join(node, lists=self._release.filter_lists_bitmaps)
         return node
+
+    def _injecting(self, options: Options, *, read_only: bool, depth: int) -> Node:
+        name = self._name(options)
+        rules = filters.read_rules(options)
+        before = len(self._made)
+        file = self._child(options["image"], read_only=read_only, depth=depth)
+        limits = filters.read_limits(options, file.block)
+        use = permissions.injecting_use(name, options)
+        permissions.begin(self._release, self._graph, file, use)
+        disk = block.BlkdebugNode(file.block, rules, limits)
+        node = self._register(name, disk, options, read_only=read_only, file=file)
+        self._list_later(before)
+        return node
+
+    def _plain_filter(self, file: Node, options: Options, *, read_only: bool) -> Node:
+        """Put a filter above a node that was opened before it."""
+        name, driver = self._name(options), options["driver"]
+        disk: BlockNode
+        if driver == "throttle":
+            disk = filters.open_throttle(file.block, options, self._objects)
+        elif driver == "compress":
+            disk = filters.open_compress(file.block)
+        elif driver == "preallocate":
+            disk = filters.open_preallocate(file.block, options)
+        else:
+            disk = filters.open_copy_on_read(file.block, options, self._graph)
+            use = permissions.reading_use(name)
+            permissions.begin(self._release, self._graph, file, use)
+        return self._register(name, disk, options, read_only=read_only, file=file)
+
+    def _list_later(self, before: int) -> None:
+        """List the children that were opened last behind the node which was there before them."""
+        for later in self._made[before:-1]:
+            self._graph.nodes[later.name] = self._graph.nodes.pop(later.name)
 
     def _child(self, given: str | Options, *, read_only: bool, depth: int) -> Node:
         """Return a child by reference, or open the one that is described."""
@@ -178,7 +215,7 @@ class Builder:
     ) -> Node:
         use = permissions.format_use(name, writable=not read_only)
         permissions.begin(self._release, self._graph, file, use)
-        writable = not read_only and isinstance(file.block, block.FileNode)
+        writable = not read_only and file.block.writable
         if "backing" not in options:
             disk = block.Qcow2Node(file.block, writable=writable)
             node = self._register(name, disk, options, read_only=read_only, file=file)
@@ -208,11 +245,8 @@ class Builder:
         return node
 
     def _begin_writing(self, node: Node, disk: block.Qcow2Node) -> None:
-        """Let an image be written, which says from now on that its bitmaps are in use.
-
-        An image on anything but a file is only read.
-        """
-        if not node.read_only and isinstance(disk.file, block.FileNode):
+        """Let an image be written, which says from now on that its bitmaps are in use."""
+        if not node.read_only and disk.file.writable:
             disk.begin_writing(*block.begin(disk, disk.file))
             for bitmap in node.bitmaps:
                 bitmap.set_enabled(bitmap.enabled)
@@ -250,7 +284,7 @@ def _with_inherited_cache(options: Options) -> Options:
     own = options.get("cache", {})
     children = {
         role: {**options[role], "cache": own | options[role].get("cache", {})}
-        for role in ("file", "backing")
+        for role in ("file", "image", "backing")
         if isinstance(options.get(role), dict)
     }
     return {**options, "cache": own, **children}

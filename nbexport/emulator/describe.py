@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block, nbd
+from nbexport.emulator import filters
 from nbexport.qmp.jsontext import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nbexport.block import BlockNode
     from nbexport.emulator.graph import DirtyBitmap, Node
 
@@ -27,7 +30,13 @@ _DECISIVE = {
     "null-aio": ("size", "read-zeroes"),
     "nbd": ("server", "export", "tls-creds", "tls-hostname", "x-dirty-bitmap"),
     "copy-before-write": ("bitmap", "on-cbw-error", "cbw-timeout"),
-}
+    "blkdebug": (
+        "config", "inject-error", "set-state", "align", "max-transfer", "opt-write-zero",
+        "max-write-zero", "opt-discard", "max-discard",
+    ),
+    "throttle": ("throttle-group",),
+    "copy-on-read": ("bottom",),
+}  # fmt: skip
 
 
 def driver(node: Node) -> str:
@@ -38,7 +47,20 @@ def driver(node: Node) -> str:
 
 def _decisive(node: Node) -> dict[str, Any]:
     names = _DECISIVE.get(node.options.get("driver", ""), ())
-    return {name: node.options[name] for name in names if name in node.options}
+    return _flat({name: node.options[name] for name in names if name in node.options})
+
+
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in which lists have their parts as options, with dots in their names."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if not isinstance(value, list):
+            found[name] = value
+            continue
+        for number, part in enumerate(value):
+            for inner, leaf in reversed(part.items()):
+                found[f"{name}.{number}.{inner}"] = leaf
+    return found
 
 
 def full_options(node: Node) -> dict[str, Any]:
@@ -48,7 +70,7 @@ def full_options(node: Node) -> dict[str, Any]:
         if isinstance(node.block, block.FileNode):
             options["filename"] = node.block.filename
         return options
-    options["file"] = full_options(node.file)
+    options[node.file_role] = full_options(node.file)
     if node.target is not None:
         options["target"] = full_options(node.target)
     if _backing_overridden(node):
@@ -63,8 +85,13 @@ def filename(node: Node) -> str:
             return f"json:{encode(full_options(node))}"
         return node.block.filename
     inner = filename(node.file)
-    if node.is_filter:
+    if isinstance(node.block, block.CopyBeforeWriteNode):
         return inner
+    if isinstance(node.block, block.BlkdebugNode):
+        short = filters.name_of_injection(node.options, inner)
+        return short or f"json:{encode(full_options(node))}"
+    if node.is_filter:
+        return f"json:{encode(full_options(node))}"
     cut = node.block.driver == "raw" and _decisive(node)
     plain = not cut and not inner.startswith("json:") and _is_protocol(node.file)
     if plain and not _backing_overridden(node):
@@ -74,9 +101,9 @@ def filename(node: Node) -> str:
 
 def _is_protocol(node: Node) -> bool:
     """Whether the node has its data from outside, not from another node."""
-    while node.is_filter and node.file is not None:
+    while isinstance(node.block, block.CopyBeforeWriteNode) and node.file is not None:
         node = node.file
-    return node.file is None
+    return node.file is None or isinstance(node.block, block.BlkdebugNode)
 
 
 def _backing_overridden(node: Node) -> bool:
@@ -124,9 +151,9 @@ def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
         "virtual-size": disk.size,
     }
     bottom = _bottom(node)
-    if not isinstance(bottom, nbd.NbdNode):
+    if not isinstance(bottom, nbd.NbdNode | block.BlkdebugNode):
         info["actual-size"] = disk.allocated_size()
-    if not isinstance(bottom, nbd.NbdNode | block.NullNode) or node.is_format:
+    if not isinstance(bottom, nbd.NbdNode | block.NullNode) or _has_format(node):
         info["dirty-flag"] = isinstance(disk, block.Qcow2Node) and bool(
             disk.header.incompatible_features & _DIRTY
         )
@@ -146,9 +173,16 @@ def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
     return info
 
 
+def _has_format(node: Node) -> bool:
+    """Whether a format is at, or below filters of, a node."""
+    while not node.is_format and node.file is not None:
+        node = node.file
+    return node.is_format
+
+
 def _bottom(node: Node) -> BlockNode:
-    """Return the disk whose storage a node's is."""
-    while node.file is not None and not node.is_format:
+    """Return the disk whose storage a node's is, or that does not tell of it."""
+    while node.file is not None and not isinstance(node.block, block.BlkdebugNode):
         node = node.file
     return node.block
 
@@ -193,7 +227,7 @@ def _stored_bitmaps(disk: block.Qcow2Node) -> list[tuple[str, int, bool, bool]]:
 
 def _children(node: Node) -> list[dict[str, str]]:
     """Return a node's ``BlockdevChild`` entries, the one that was attached last first."""
-    found = [("target", node.target), ("backing", node.backing), ("file", node.file)]
+    found = [("target", node.target), ("backing", node.backing), (node.file_role, node.file)]
     return [{"child": role, "node-name": child.name} for role, child in found if child is not None]
 
 

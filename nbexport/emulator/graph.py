@@ -136,7 +136,12 @@ class Node:
     @property
     def is_filter(self) -> bool:
         """Whether it shows the data of the node below it, and passes on what users want of it."""
-        return isinstance(self.block, block.CopyBeforeWriteNode)
+        return isinstance(self.block, block.FilterNode)
+
+    @property
+    def file_role(self) -> str:
+        """What the node below is to this one."""
+        return "image" if isinstance(self.block, block.BlkdebugNode) else "file"
 
     @property
     def is_format(self) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nbexport import block, nbd
 from nbexport.block.chain import is_known_driver, probe_format
-from nbexport.emulator import permissions
+from nbexport.emulator import filters, permissions
 from nbexport.emulator.builder import NESTING_MAX, Builder
 from nbexport.emulator.image_types import Kind, kind_of, names_of
 from nbexport.errors import CommandError, FormatError, UsageError
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 Options = dict[str, Any]
 
-_FORMATS: Final = frozenset({"copy-before-write", "qcow2", "raw"})
-_PROTOCOLS: Final = frozenset({"file", "host_device", "nbd", "null-aio", "null-co"})
+_FORMATS: Final = frozenset({
+    "compress", "copy-before-write", "copy-on-read", "preallocate", "qcow2", "raw", "throttle",
+})  # fmt: skip
+_PROTOCOLS: Final = frozenset({"blkdebug", "file", "host_device", "nbd", "null-aio", "null-co"})
 _FIRST_OF_NBD: Final = ("nbd", "nbd+tcp", "nbd+unix", "nbds")
 _GUESSED = (
     "WARNING: Image format was not specified for '{}' and probing guessed raw.\n"
@@ -273,6 +275,8 @@ class ImageOpener:
                 raise CommandError("Must specify either driver or file")
             driver = _device_or_file(options["filename"])
         options["driver"] = driver
+        if driver == "blkdebug":
+            return self._injecting(options, depth)
         if filename is None and str(options.get("filename", "")).startswith("file:"):
             # Only in a name that stands alone it is a protocol; one such is taken off below.
             options["filename"] = f"file:{options['filename']}"
@@ -286,6 +290,22 @@ class ImageOpener:
         if driver == "nbd":
             _name_server(made)
         return made
+
+    def _injecting(self, options: Options, depth: int) -> Options:
+        """Return the description of a node that injects errors into a protocol's."""
+        name, image = options.pop("x-image", None), options.get("image")
+        if not isinstance(image, str):
+            if image is None and name is None:
+                raise CommandError('A block device must be specified for "image"')
+            inherited = {key: options[key] for key in ("read-only", "cache") if key in options}
+            options["image"] = self._protocol(inherited | (image or {}), name, depth + 1)
+        for group in ("inject-error", "set-state"):
+            if group in options:
+                options[group] = filters.typed_rules(options[group], group)
+        for group in ("take-child-perms", "unshare-child-perms"):
+            if isinstance(options.get(group), dict):
+                options[group] = list(options[group].values())
+        return _typed(options)
 
 
 _INT64_MAX = (1 << 63) - 1
@@ -313,7 +333,7 @@ def _protocol_of(name: str) -> str:
         return _device_or_file(name)
     if head in _FIRST_OF_NBD:
         return "nbd"
-    if head in {"file", "host_device", "null-co", "null-aio"}:
+    if head in {"blkdebug", "file", "host_device", "null-co", "null-aio"}:
         return head
     raise CommandError(f"Unknown protocol '{head}'")
 
@@ -326,8 +346,20 @@ def _device_or_file(name: str) -> str:
     return "host_device" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else "file"
 
 
+def _parsed_injection(name: str) -> Options:
+    """Return the options in ``blkdebug:CONFIG:IMAGE``; without the prefix it is the image."""
+    if not name.startswith("blkdebug:"):
+        return {"x-image": name}
+    config, colon, image = name.removeprefix("blkdebug:").partition(":")
+    if not colon:
+        raise CommandError("blkdebug requires both config file and image path")
+    return {"x-image": image, **({"config": config} if config else {})}
+
+
 def _parsed_name(driver: str, name: str) -> Options:
     """Return the options that a file name stands for."""
+    if driver == "blkdebug":
+        return _parsed_injection(name)
     if driver != "nbd":
         head = f"{driver}:"
         return {"filename": name.removeprefix(head)}

@@ -10,7 +10,7 @@ Source: QEMU's ``include/block/block-common.h``, the permissions of a node's chi
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbexport import block
 from nbexport.block import locks
@@ -18,13 +18,14 @@ from nbexport.block.locks import Permission
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from nbexport.emulator.graph import Backend, Graph, Node
     from nbexport.emulator.release import Release
 
 _EXPORT = "an unnamed block device"
+_CHANGES = Permission.WRITE | Permission.WRITE_UNCHANGED
 
 
 class Use(NamedTuple):
@@ -69,6 +70,29 @@ def part_use(name: str) -> Use:
     return Use(f"node '{name}'", "file", locks.NOTHING, Permission.RESIZE)
 
 
+def reading_use(name: str) -> Use:
+    """Return the use that a filter which keeps what was read makes of its file."""
+    return Use(f"node '{name}'", "file", Permission.WRITE_UNCHANGED, locks.NOTHING)
+
+
+def injecting_use(name: str, options: Mapping[str, Any]) -> Use:
+    """Return the use that a filter which injects errors makes of its file, unused itself."""
+    return Use(
+        f"node '{name}'",
+        "image",
+        _permissions(options.get("take-child-perms", ())),
+        _permissions(options.get("unshare-child-perms", ())),
+    )
+
+
+def _permissions(names: Iterable[str]) -> Permission:
+    found = locks.NOTHING
+    for name in names:
+        if name != "graph-mod":  # no file knows of it
+            found |= Permission[name.upper().replace("-", "_")]
+    return found
+
+
 def target_use(name: str) -> Use:
     """Return the use that a copy-before-write filter makes of what it copies to."""
     return Use(f"node '{name}'", "target", Permission.WRITE, Permission.RESIZE)
@@ -103,7 +127,17 @@ def _file_use(graph: Graph, node: Node, above: list[Use]) -> Use:
     if node.options.get("offset") or "size" in node.options:
         # A part of a file stays where it is only as long as the file does.
         passed = passed._replace(unshared=passed.unshared | Permission.RESIZE)
-    if not node.is_filter or not (above or graph.jobs_of(node)):
+    own = None
+    if isinstance(node.block, block.BlkdebugNode):
+        own = injecting_use(node.name, node.options)
+    elif isinstance(node.block, block.CopyOnReadNode):
+        own = reading_use(node.name)
+    if own is not None:
+        return own._replace(
+            required=own.required | passed.required, unshared=own.unshared | passed.unshared
+        )
+    copies = isinstance(node.block, block.CopyBeforeWriteNode)
+    if not copies or not (above or graph.jobs_of(node)):
         return passed
     # Nobody writes below a filter that copies before writes, as long as somebody uses it.
     return passed._replace(
@@ -133,7 +167,7 @@ def begin(release: Release, graph: Graph, node: Node, new: Use) -> None:
     others = uses(graph, node)
     while True:
         _check(release, node, new, others)
-        if new.required & Permission.WRITE and node.read_only:
+        if new.required & _CHANGES and node.read_only:
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(new.required, new.unshared)
@@ -192,7 +226,7 @@ def recheck(
         together = _passed_on(node, found)
         for number, use in enumerate(found):
             _check(release, node, use, found[:number] + found[number + 1 :])
-        if together.required & Permission.WRITE and node.read_only:
+        if together.required & _CHANGES and node.read_only:
             if node.name in just_read_only:
                 raise CommandError(
                     f"Read-only block node '{node.name}' cannot support read-write users"

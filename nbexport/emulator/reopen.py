@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
-from nbexport.emulator import permissions
+from nbexport.emulator import filters, permissions
 from nbexport.errors import CommandError, FormatError, UsageError
 from nbexport.units import SECTOR_SIZE
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nbexport.emulator.graph import Graph, Node
+    from nbexport.emulator.objects import Objects
     from nbexport.emulator.release import Release
 
 Options = dict[str, Any]
@@ -38,12 +39,14 @@ _CHANGEABLE = {
         "lazy-refcounts", "overlap-check", "pass-discard-other", "pass-discard-request",
         "pass-discard-snapshot", "refcount-cache-size", "discard-no-unref",
     }),
+    "preallocate": frozenset({"prealloc-align", "prealloc-size"}),
+    "throttle": frozenset({"throttle-group"}),
 }  # fmt: skip
 # Drivers that cannot change at all.
-_FIXED = frozenset({"copy-before-write"})
+_FIXED = frozenset({"compress", "copy-before-write", "copy-on-read"})
 # What a driver changes when it is given, but cannot forget.
 _STICKY = frozenset({"drop-cache"})
-_CHILDREN = ("backing", "file")
+_CHILDREN = ("backing", "file", "image")
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ class Reopener:
     Args:
         release: decides the words of some errors, and what can change.
         graph: the nodes.
+        objects: finds groups of limits, if the process has objects.
     """
 
-    def __init__(self, release: Release, graph: Graph) -> None:
+    def __init__(self, release: Release, graph: Graph, objects: Objects | None = None) -> None:
         self._release = release
         self._graph = graph
+        self._objects = objects
 
     def reopen(self, wanted: Sequence[Options]) -> list[Node]:
         """Reopen nodes.
@@ -165,7 +170,7 @@ class Reopener:
         if earlier is not None:
             new = _Wanted(node, {**earlier.options, **new.options}, new.inherited)
         found[node.name] = new
-        child, given = node.file, new.options.get("file")
+        child, given = node.file, new.options.get(node.file_role)
         if child is None or not _is_inline(node):
             return
         # The child follows its parent in what the parent is told, unless it was told itself.
@@ -199,6 +204,10 @@ class Reopener:
                 raise CommandError(f"Option '{name}' cannot be reset to its default value")
         if driver == block.RawNode.driver:
             _check_window(node, options)
+        if isinstance(node.block, block.ThrottleNode):
+            filters.find_group(options, self._objects)
+        if isinstance(node.block, block.PreallocateNode):
+            filters.read_preallocation(options, node.block.file)
         read_only = bool(options.get("read-only", wanted.inherited))
         change = _Change(node, dict(options), read_only)
         if change.read_only and node.read_only and _has_unstored_bitmaps(node):
@@ -214,7 +223,7 @@ class Reopener:
             if fixed and (name not in node.options or node.options[name] != value):
                 raise CommandError(f"Cannot change the option '{name}'")
         if _is_inline(node):
-            change.options["file"] = node.options.get("file", {})
+            change.options[node.file_role] = node.options.get(node.file_role, {})
         return change
 
     def _place_backing(self, change: _Change) -> None:
@@ -232,17 +241,17 @@ class Reopener:
 
     def _place_file(self, change: _Change) -> None:
         node, options = change.node, change.options
-        if node.file is None or "file" not in options:
+        if node.file is None or node.file_role not in options:
             return
-        given = options["file"]
+        given = options[node.file_role]
         if isinstance(given, dict):
             if not _is_inline(node):
-                raise CommandError("Cannot change the option 'file.driver'")
+                raise CommandError(f"Cannot change the option '{node.file_role}.driver'")
             return
-        child = self._child(change, "file", given)
+        child = self._child(change, node.file_role, given)
         if child is not node.file:
             if not self._release.reopens_several:
-                raise CommandError("Cannot change the option 'file'")
+                raise CommandError(f"Cannot change the option '{node.file_role}'")
             if node.block.driver != block.RawNode.driver:
                 raise CommandError(
                     f"Changing the file of a {node.block.driver} node is not supported by this "
@@ -298,6 +307,8 @@ class Reopener:
                     window = change.options.get("offset", 0), change.options.get("size")
                     change.node.block.reopen(change.file.block, *window)
                     change.node.block.read_only = change.read_only
+            for change in changes:
+                self._apply(change)
             for change in images:
                 if not change.read_only:
                     _begin(change.node)
@@ -307,6 +318,17 @@ class Reopener:
                     disk = change.node.block
                     disk.backing = None if change.backing is None else change.backing.block
             undo.pop_all()
+
+    def _apply(self, change: _Change) -> None:
+        """Let a filter do as it is told; what it was told was checked."""
+        disk = change.node.block
+        if isinstance(disk, block.ThrottleNode):
+            group = filters.find_group(change.options, self._objects)
+            if group is not disk.group:
+                disk.join(group)
+        elif isinstance(disk, block.PreallocateNode):
+            align, length = filters.read_preallocation(change.options, disk.file)
+            disk.prepare(align, length)
 
     def _left_over(self, changes: Sequence[_Change]) -> list[Node]:
         """Take out children that nobody uses any more."""
@@ -327,7 +349,7 @@ class Reopener:
 
 def _is_inline(node: Node) -> bool:
     """Whether the node's file was described with it, not named."""
-    return node.file is not None and not isinstance(node.options.get("file"), str)
+    return node.file is not None and not isinstance(node.options.get(node.file_role), str)
 
 
 def _has_unstored_bitmaps(node: Node) -> bool:
@@ -358,7 +380,7 @@ def _begin(node: Node) -> None:
     """Let an image be written, and its bitmaps change."""
     disk = node.block
     assert isinstance(disk, block.Qcow2Node)
-    if disk.writable or not isinstance(disk.file, block.FileNode):
+    if disk.writable or not disk.file.writable:
         return
     disk.begin_writing(*block.begin(disk, disk.file))
     for bitmap in node.bitmaps:

@@ -11,6 +11,7 @@ from nbexport.emulator.commands import (
     legacy,
     objects,
     process,
+    qom,
     transaction,
 )
 from nbexport.emulator.commands.registry import COMMANDS, Handler
@@ -26,5 +27,6 @@ __all__ = [
     "legacy",
     "objects",
     "process",
+    "qom",
     "transaction",
 ]

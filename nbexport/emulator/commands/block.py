@@ -55,8 +55,7 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"Block device {name} is in use")
     removed = machine.graph.remove(node)
     for gone in removed:
-        if gone.is_filter:
-            drivers.leave(gone)
+        drivers.leave(gone)
     await machine.in_thread(machine.close_nodes, removed)
     permissions.settle(machine.graph)
 
@@ -107,7 +106,8 @@ async def reopen_one(machine: Machine, arguments: Arguments) -> None:
 
 
 async def _reopen(machine: Machine, options: Sequence[Arguments]) -> None:
-    reopener = Reopener(machine.release, machine.graph)
+    objects = getattr(machine, "objects", None)
+    reopener = Reopener(machine.release, machine.graph, objects)
     removed = await machine.in_thread(reopener.reopen, [dict(each) for each in options])
     await machine.in_thread(machine.close_nodes, removed)
     permissions.settle(machine.graph)
