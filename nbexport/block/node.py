@@ -122,6 +122,7 @@ class BlockNode(ABC):
         self.guards: tuple[Callable[[int, int], None], ...] = ()
         self.fence: Fence | None = None
         self._owned: list[BlockNode] = []
+        self._unflushed = False
         self._map_lock = threading.Lock()
         self._answers: dict[str, tuple[Hashable, _Answer]] = {}
         self._asked: dict[str, Hashable] = {}
@@ -319,8 +320,9 @@ class BlockNode(ABC):
         """
         if self.writable:
             self.tell_file("flush_to_os")
-            if self.file is not None and not self._orders_flush:
-                self.file.event("flush_to_disk")
+            if self._unflushed and not self._orders_flush:
+                self.tell_file("flush_to_disk")
+            self._unflushed = False
             self._flush()
 
     def event(self, name: str) -> None:  # noqa: B027 # most nodes do not listen
@@ -369,6 +371,7 @@ class BlockNode(ABC):
     @contextlib.contextmanager
     def _changing(self, offset: int, length: int) -> Iterator[None]:
         """Do what every change of the disk needs around it."""
+        self._unflushed = True
         self.tracking.begin()
         try:
             for guard in self.guards:

@@ -12,6 +12,7 @@ cluster holds is not known: write all of it. Each call is thread safe.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import threading
 from collections import OrderedDict
@@ -66,9 +67,14 @@ class Allocator:
         self._max = (1 << self._bits) - 1
         self._table_offset = header.refcount_table_offset
         file.event("reftable_load")
-        self._table = self._read_words(
-            self._table_offset, header.refcount_table_clusters * self._words
-        ) & np.uint64(layout.REFCOUNT_OFFSET_MASK)
+        try:
+            self._table = self._read_words(
+                self._table_offset, header.refcount_table_clusters * self._words
+            ) & np.uint64(layout.REFCOUNT_OFFSET_MASK)
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO)
+            text = f"Could not initialize refcount handling: {reason}"
+            raise HostFileError(error.errno, text, file.filename) from error
         self._blocks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._dirty: set[int] = set()
         self._new_entries: set[int] = set()
@@ -154,6 +160,7 @@ class Allocator:
         end = (cluster + 1) * self._size
         if end > self._file.size:
             self._file.grow(end)
+        self._file.event("refblock_alloc")
         counts[at] = 1
         self._dirty.add(index)
         self._hint = cluster + 1
@@ -368,6 +375,7 @@ class Allocator:
         while at < first + count:
             index, begin = divmod(at, self._per_block)
             end = min(self._per_block, begin + first + count - at)
+            self._file.event("refblock_alloc")
             stored = self._block(index)
             _store_counts(stored, self._bits, begin, end, change)
             self._dirty.add(index)
@@ -417,7 +425,6 @@ class Allocator:
 
     def _make_block(self, index: int) -> None:
         """Make the block of counts with this index; it is written with the next flush."""
-        self._file.event("refblock_alloc")
         if index >= len(self._table):
             self._grow_table(index + 1)
             if self._has_block(index):

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import enum
+import errno
+import os
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 import numpy as np
 
 from nbexport.block.chain import open_backing_chain, resolve
 from nbexport.block.file import FileNode, open_file
-from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
+from nbexport.block.node import (
+    ALLOCATED,
+    DAMAGED,
+    DATA,
+    ZERO,
+    BlockNode,
+    HostFileError,
+    fill_zeroes,
+)
 from nbexport.block.qcow2 import layout, tables
 from nbexport.block.qcow2.bitmaps import load_bitmaps
 from nbexport.block.qcow2.clusters import ClusterReader
@@ -22,7 +32,7 @@ from nbexport.block.qcow2.writer import Writer
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
 
@@ -34,6 +44,8 @@ _FLAGS = np.zeros(tables.BAD + 1, dtype=np.uint32)
 _FLAGS[tables.NORMAL] = _FLAGS[tables.COMPRESSED] = DATA | ALLOCATED
 _FLAGS[tables.ZERO] = ZERO | ALLOCATED
 _FLAGS[tables.BAD] = DAMAGED
+
+_Result = TypeVar("_Result")
 
 
 class _FromHeader(enum.Enum):
@@ -73,12 +85,12 @@ class Qcow2Node(BlockNode):
         *,
         writable: bool = False,
     ) -> None:
-        header = read_header(file)
+        header = _doing("Could not read qcow2 header", lambda: read_header(file))
         super().__init__(file.filename, header.size)
         self.header: Header = header
         self.file: BlockNode = file
         self.cluster_size: int = header.cluster_size
-        self._tables = tables.Tables(file, header)
+        self._tables = _doing("Could not read L1 table", lambda: tables.Tables(file, header))
         self.bitmaps = load_bitmaps(file, header)
         self.snapshots = read_snapshots(file, header)
         self._writer: Writer | None = None
@@ -178,6 +190,7 @@ class Qcow2Node(BlockNode):
 
     def _write(self, offset: int, data: memoryview) -> None:
         assert self._writer is not None
+        self._writer.unflushed = True
         try:
             self._writer.write(offset, data)
         finally:
@@ -185,6 +198,7 @@ class Qcow2Node(BlockNode):
 
     def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
         assert self._writer is not None
+        self._writer.unflushed = True
         try:
             self._writer.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
         finally:
@@ -199,6 +213,7 @@ class Qcow2Node(BlockNode):
         if not self.compresses:
             super()._write_compressed(offset, data)
         assert self._writer is not None
+        self._writer.unflushed = True
         try:
             self._writer.write_compressed(offset, data)
         finally:
@@ -206,6 +221,7 @@ class Qcow2Node(BlockNode):
 
     def _discard(self, offset: int, length: int) -> None:
         assert self._writer is not None
+        self._writer.unflushed = True
         try:
             self._writer.discard(offset, length)
         finally:
@@ -361,7 +377,10 @@ class Qcow2Node(BlockNode):
     def _is_preallocated(self) -> bool:
         with self._layer_lock:
             if self._preallocated is None:
-                self._preallocated = has_preallocated_metadata(self.file, self.header)
+                try:
+                    self._preallocated = has_preallocated_metadata(self.file, self.header)
+                except OSError:  # it is only worth knowing
+                    return False
             return self._preallocated
 
     def _with_file_holes(self, layer: Extents, start: int, end: int) -> Extents:
@@ -392,3 +411,12 @@ class Qcow2Node(BlockNode):
 
 def _without_backing(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.where(flags == 0, ZERO, flags).astype(np.uint32)
+
+
+def _doing(what: str, read: Callable[[], _Result]) -> _Result:
+    """Read a part of an image; if the host cannot, QEMU's words say which."""
+    try:
+        return read()
+    except OSError as error:
+        text = f"{what}: {os.strerror(error.errno or errno.EIO)}"
+        raise HostFileError(error.errno, text, error.filename) from error

@@ -31,6 +31,9 @@ ZERO: Final = 2
 COMPRESSED: Final = 3
 BAD: Final = 4  # an entry or a table offset that QEMU calls corruption
 
+_FEW_TABLES: Final = 16
+"""Tables that are looked for in memory; more are read, a run of them at once."""
+
 
 class Units(NamedTuple):
     """What consecutive units of the disk are: clusters, or subclusters where there are any.
@@ -277,11 +280,15 @@ class Tables:
         # One read for tables that follow each other in the file.
         new = np.flatnonzero((np.diff(offsets) != cluster_size) | ~sound[1:] | ~sound[:-1]) + 1
         edges = [0, *new.tolist(), len(indexes)]
+        held = self._held(indexes)
         for row, end in itertools.pairwise(edges):
-            if sound[row]:
+            if sound[row] and any(table is None for table in held[row:end]):
                 part = data[row * cluster_size : end * cluster_size]
                 self._file.event("l2_load")
                 self._file.read_padded(int(offsets[row]), part)
+        for row, table in enumerate(held):
+            if table is not None:
+                stored[row] = table.reshape(-1)
         pending = self.pending
         for row, index in enumerate(indexes.tolist() if pending else ()):
             if index in pending:
@@ -311,6 +318,13 @@ class Tables:
         starts = run_starts(numbers, kinds, hosts, self._header.unit_size, placed=placed)
         lasts = np.append(starts[1:], len(numbers))[: len(starts)] - 1
         return numbers[starts], numbers[lasts] + 1, kinds[starts], hosts[starts]
+
+    def _held(self, indexes: NDArray[np.int64]) -> list[NDArray[np.uint64] | None]:
+        """Return tables that are in memory already, if few are asked for."""
+        if len(indexes) > _FEW_TABLES:
+            return [None] * len(indexes)
+        with self._lock:
+            return [self._cache.get(index) for index in indexes.tolist()]
 
     def _table(self, index: int) -> NDArray[np.uint64]:
         """Return one L2 table, (l2_entries, words of an entry), from the cache if it is there."""

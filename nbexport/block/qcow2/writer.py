@@ -55,6 +55,9 @@ class Writer:
     Raises:
         OSError: the host cannot read.
 
+    Attributes:
+        unflushed: whether anything was written since the last flush.
+
     Source: qcow2 specification; what is left of a cluster by zeroes and discards is QEMU's choice.
     """
 
@@ -83,6 +86,7 @@ class Writer:
         self._l1_changed: set[int] = set()
         self._to_free: list[tuple[int, int]] = []  # offset, clusters
         self._to_discard: list[tuple[int, int]] = []
+        self.unflushed = False
 
     # What a node calls
 
@@ -224,11 +228,13 @@ class Writer:
             OSError: the host failed.
         """
         with self.lock:
+            event = "flush_to_disk" if self.unflushed else ""
+            self.unflushed = False
             if self._external is not None:
                 self._external.flush()
             pending = self._tables.pending
             if not (pending or self._l1_changed or self._to_free):
-                self._file.event("flush_to_disk")
+                self._file.event(event)
                 self._allocator.flush()
                 return
             self._allocator.flush()
@@ -244,7 +250,7 @@ class Writer:
                     at = self._header.l1_table_offset + index * layout.ENTRY_SIZE
                     self._file.write_from(at, memoryview(entry.to_bytes(8, "big")))
                 self._l1_changed.clear()
-            self._file.event("flush_to_disk")
+            self._file.event(event)
             self._file.flush()
             self._tables.settle()
             self._give_back()
@@ -381,6 +387,10 @@ class Writer:
                 host += start - guest
             else:
                 piece = self._filled(guest, length, start, piece)
+                self._file.event("write_aio")
+                self._file.event("cow_write")
+                self._data.write_from(host, piece)
+                return
         self._file.event("write_aio")
         self._data.write_from(host, piece)
 
