@@ -11,7 +11,7 @@ from nbexport.block.compressing import (
 from nbexport.block.copying import CopyBefore, SourceReadError, cluster_of
 from nbexport.block.copyonread import CopyOnReadNode
 from nbexport.block.editing import NoBitmaps, begin, edit_bitmaps
-from nbexport.block.file import FileNode, HostDeviceNode
+from nbexport.block.file import FileNode, HostDeviceNode, create_file
 from nbexport.block.filter import CopyBeforeWriteNode
 from nbexport.block.info import (
     ImageMap,
@@ -29,6 +29,7 @@ from nbexport.block.passing import FilterNode
 from nbexport.block.qcow2 import FROM_HEADER, Qcow2Node
 from nbexport.block.qcow2.bitmap_store import BitmapStore, InconsistentBitmapError
 from nbexport.block.qcow2.check import CheckResult
+from nbexport.block.qcow2.creating import Plan, create
 from nbexport.block.raw import RawNode
 from nbexport.block.throttling import Configuration, ThrottleGroup, ThrottleNode
 from nbexport.block.writing import open_writable
@@ -58,6 +59,7 @@ __all__ = [
     "NullAioNode",
     "NullNode",
     "PersistentBitmap",
+    "Plan",
     "PreallocateNode",
     "Qcow2Node",
     "RawNode",
@@ -69,6 +71,8 @@ __all__ = [
     "bitmap_facts",
     "check_image",
     "cluster_of",
+    "create",
+    "create_file",
     "edit_bitmaps",
     "image_info",
     "image_map",

@@ -63,10 +63,16 @@ class CopyBefore:
     """
 
     def __init__(
-        self, source: BlockNode, target: BlockNode, *, wanted: Bitmap | None = None
+        self,
+        source: BlockNode,
+        target: BlockNode,
+        *,
+        wanted: Bitmap | None = None,
+        compress: bool = False,
     ) -> None:
         self.source = source
         self.target = target
+        self._compress = compress
         self.cluster = cluster_of(target)
         if wanted is None:
             wanted = Bitmap(source.size, self.cluster)
@@ -181,7 +187,10 @@ class CopyBefore:
         except (FormatError, OSError) as error:
             raise SourceReadError(error) from error
         with self._fence.exclusive():
-            self.target.write_from(start, memoryview(data))
+            if self._compress:
+                self.target.write_compressed(start, memoryview(data))
+            else:
+                self.target.write_from(start, memoryview(data))
 
     def _zeroes(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the clusters of a range that read as zeroes throughout."""

@@ -415,7 +415,14 @@ class Job:
         if self.auto_dismiss or self._task is None:
             self.dismiss()
 
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a job at a disk, which older commands and events know too."""
+        return self.work.type != "create"
+
     def _tell_end(self) -> None:
+        if not self.is_block:
+            return
         data: dict[str, Any] = {"type": self.work.type, "device": self.id, "speed": self.speed}
         data["offset"], data["len"] = self.work.progress()
         if self.cancelled:

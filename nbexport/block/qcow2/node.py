@@ -32,7 +32,7 @@ from nbexport.block.qcow2.writer import Writer
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
     from numpy.typing import NDArray
 
@@ -203,6 +203,12 @@ class Qcow2Node(BlockNode):
             self._writer.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
         finally:
             self._changed()
+
+    def preallocate(self) -> Iterator[tuple[int, int]]:
+        """Give every cluster of an empty disk its place; yield offset and length of each run."""
+        assert self._writer is not None
+        yield from self._writer.preallocate(0, self.size)
+        self._changed()
 
     @property
     def compresses(self) -> bool:

@@ -23,6 +23,8 @@ from nbexport.block.qcow2.segments import Disk, Segment, segments, whole
 from nbexport.units import MiB
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from nbexport.block.file import FileNode
@@ -208,6 +210,25 @@ class Writer:
         unit = self._header.unit_size
         kinds = self._tables.units(start // unit, -(-end // unit) - start // unit).kinds
         return bool(((kinds == tables.UNALLOCATED) | (kinds == tables.ZERO)).all())
+
+    def preallocate(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Give places to clusters of a range that has none, and yield offset and length of each.
+
+        What the places hold is not told; without subclusters it is what the disk reads as.
+        """
+        for part in self._segments(start, end):
+            count = part.last - part.first
+            with self.lock:
+                if self._external is not None:
+                    host = part.table * self._span + part.first * self._size
+                else:
+                    host = self._allocator.allocate(count)
+                table = self._change(part.table)
+                hosts = (host + np.arange(count) * self._size).astype(np.uint64)
+                table[part.first : part.last, 0] = hosts | _COPIED
+                self._tables.put(part.table, table)
+                self._bound_memory()
+            yield host, count * self._size
 
     def discard(self, offset: int, length: int) -> None:
         """Give back the clusters that lie wholly in a range, which then reads as zeroes."""

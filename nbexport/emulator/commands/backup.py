@@ -58,7 +58,9 @@ class Backup:
         self._prepared = self._sync != "top"
         self._speed = arguments.get("speed", 0)
         self._next_at = 0.0
-        self.copying = block.CopyBefore(source.block, target.block)
+        self.copying = block.CopyBefore(
+            source.block, target.block, compress=arguments.get("compress", False)
+        )
         self._total: int | None = None
         self._bits = DirtyBitmap("", self.copying.remaining, enabled=False, anonymous=True)
         if machine.release.backup_filter is not None:
@@ -264,7 +266,7 @@ def prepare(machine: Machine, arguments: Arguments, group: list[Job]) -> Job:
     bitmap = _bitmap(source, given) if machine.release.backs_up_bitmaps else None
     if source is target:
         raise CommandError("Source and target cannot be the same")
-    if given.get("compress", False) and not isinstance(target.block, block.Qcow2Node):
+    if given.get("compress", False) and not target.block.compresses:
         raise CommandError("Compression is not supported for this drive ")
     for node in (source, target):
         check_blocked(machine.graph, node)

@@ -42,7 +42,7 @@ def _verb(name: str, block_member: str) -> Callable[[Verb], Verb]:
 
 def _find(machine: Machine, identifier: str) -> Job:
     job = machine.jobs.find(identifier)
-    if job is None:
+    if job is None or not job.is_block:
         raise CommandError(f"Block job '{identifier}' not found", error_class="DeviceNotActive")
     return job
 
@@ -124,7 +124,7 @@ async def query_block_jobs(
     arguments: Arguments,  # noqa: ARG001 - it has none
 ) -> list[dict[str, Any]]:
     """Describe every block job, the newest first."""
-    return [_block_job(job) for job in machine.jobs.newest_first]
+    return [_block_job(job) for job in machine.jobs.newest_first if job.is_block]
 
 
 def _block_job(job: Job) -> dict[str, Any]:
