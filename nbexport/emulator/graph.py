@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
+from nbexport.bits import Bitmap
 from nbexport.errors import CommandError
+from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nbexport.bits import Bitmap
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
     from nbexport.emulator.job import Job
@@ -190,6 +191,23 @@ class Node:
                 for bitmap in kept
             )
 
+    def resize(self, size: int) -> None:
+        """Give the disk another length, and its bitmaps.
+
+        Raises:
+            CommandError: a bitmap does not allow it.
+            FormatError: the image cannot have that length.
+            OSError: the disk has a fixed length, or the host failed.
+        """
+        if size % SECTOR_SIZE and not self.is_format:
+            size = align_up(size, SECTOR_SIZE)
+        for bitmap in self.bitmaps:
+            if bitmap.persistent:
+                bitmap.check()
+        self.block.resize(size)
+        for bitmap in self.bitmaps:
+            bitmap.change(lambda bits: _resized(bits, size))
+
     def close(self) -> None:
         """Close the disk; what an image has to store is stored.
 
@@ -205,6 +223,15 @@ class Node:
     def bitmap(self, name: str) -> DirtyBitmap | None:
         """Return the bitmap of that name, or None."""
         return next((b for b in self.bitmaps if b.name == name and not b.anonymous), None)
+
+
+def _resized(bits: Bitmap, size: int) -> Bitmap:
+    """Return the bits of a disk that has another length now."""
+    new = Bitmap(size, bits.granularity)
+    for start, length, dirty in bits.extents(0, min(bits.size, size)):
+        if dirty:
+            new.set(start, length)
+    return new
 
 
 @dataclass(eq=False)

@@ -70,6 +70,11 @@ def part_use(name: str) -> Use:
     return Use(f"node '{name}'", "file", locks.NOTHING, Permission.RESIZE)
 
 
+def resizing_use() -> Use:
+    """Return the use that a command makes of a node which gives it another length."""
+    return Use(_EXPORT, "root", Permission.RESIZE, locks.NOTHING)
+
+
 def reading_use(name: str) -> Use:
     """Return the use that a filter which keeps what was read makes of its file."""
     return Use(f"node '{name}'", "file", Permission.WRITE_UNCHANGED, locks.NOTHING)

@@ -33,12 +33,14 @@ def move(graph: Graph, node: Node, thread: UserObject | None) -> None:
     """Have a node and all that are joined to it run in a thread; None is the main one.
 
     Raises:
-        CommandError: an export keeps them where they are.
+        CommandError: an export, or a device of the machine, keeps them where they are.
     """
     joined = connected(graph, node)
     if all(each.thread is thread for each in joined):
         return
-    if any(export.fixed_thread for each in joined for export in graph.exports_of(each)):
+    fixed = [export.fixed_thread for each in joined for export in graph.exports_of(each)]
+    fixed += [backend.device is not None for each in joined for backend in graph.backends_of(each)]
+    if any(fixed):
         raise CommandError("Cannot change iothread of active block backend")
     for each in joined:
         each.thread = thread

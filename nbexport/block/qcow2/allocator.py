@@ -189,6 +189,20 @@ class Allocator:
             if low < high:  # tables that have moved
                 self._l2 = np.delete(self._l2, np.arange(low, high))
 
+    def replace_table(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+        """Count a table that only the header names no more, and know the one in its place.
+
+        Args:
+            old: offset and clusters of the table that the header no longer names.
+            new: those of the table that it names now.
+        """
+        with self._lock:
+            gone = np.arange(old[1]) + old[0] // self._size
+            taken = np.arange(new[1]) + new[0] // self._size
+            self._fixed = np.union1d(np.setdiff1d(self._fixed, gone), taken)
+            if old[1]:
+                self.free(*old)
+
     def holds_table(self, offset: int, count: int) -> bool:
         """Return whether one of ``count`` clusters from ``offset`` was a table at the beginning."""
         first = offset // self._size

@@ -21,7 +21,7 @@ from nbexport.block.qcow2.bitmap_store import BitmapStore
 from nbexport.block.qcow2.header import read_header
 from nbexport.block.qcow2.node import Qcow2Node
 from nbexport.errors import UsageError
-from nbexport.units import KiB, MiB, align_up
+from nbexport.units import SECTOR_SIZE, KiB, MiB, align_up
 
 if TYPE_CHECKING:
     from nbexport.block.node import BlockNode
@@ -143,7 +143,8 @@ def create(file: BlockNode, plan: Plan) -> None:
     if length:
         _write(file, offset, bytes(length), "Could not resize image")
     if length and before < file.size:
-        file.resize(max(before, offset + length))  # it ends with the table
+        end = offset + length  # the file ends with the table
+        file.resize(end if before <= align_up(end, SECTOR_SIZE) else before)
     allocator.flush()
     _write(file, 0, _header(plan, offset, plan.l1_entries), "Could not write qcow2 header")
     file.flush()

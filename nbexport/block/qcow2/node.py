@@ -30,6 +30,7 @@ from nbexport.block.qcow2.refcounts import has_preallocated_metadata
 from nbexport.block.qcow2.snapshots import read_snapshots
 from nbexport.block.qcow2.writer import Writer
 from nbexport.errors import FormatError, UsageError
+from nbexport.units import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -203,6 +204,35 @@ class Qcow2Node(BlockNode):
             self._writer.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
         finally:
             self._changed()
+
+    def resize(self, size: int) -> None:
+        """Make the disk longer; QEMU also makes it shorter. Nobody may use it meanwhile.
+
+        Raises:
+            OSError: the image cannot be so long, or the host failed; QEMU's text.
+        """
+        if size % SECTOR_SIZE:
+            raise HostFileError(errno.EINVAL, f"The new size must be a multiple of {SECTOR_SIZE}")
+        if self._writer is None:
+            raise HostFileError(errno.EACCES, "Image is read-only", self.filename)
+        if self.header.version < 3 and self.snapshots:
+            text = "Can't resize a v2 image which has snapshots"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        if size < self.size:
+            text = "Making a qcow2 image shorter is not supported by this emulator"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        old, behind = self.size, self.backing
+        self._writer.grow_disk(size)
+        header = read_header(self.file)
+        with self._map_lock, self._layer_lock:
+            self.header, self.size = header, size
+            self._tables = tables.Tables(self.file, header)
+            self._clusters = ClusterReader(self.file, header, self._tables, self.data_file)
+            self._writer = self._writer.reopened(header, self._tables)
+            self._answers = {}
+        self._changed()
+        if behind is not None and behind.size > old:
+            self._write_zeroes(old, size - old, unmap=True, no_fallback=False)
 
     def preallocate(self) -> Iterator[tuple[int, int]]:
         """Give every cluster of an empty disk its place; yield offset and length of each run."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import struct
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from nbexport.block.qcow2.allocator import Allocator
     from nbexport.block.qcow2.header import Header
 
+_L1_FIELDS: Final = struct.Struct(">IQ")
+_L1_FIELDS_OFFSET: Final = 36  # l1_size, l1_table_offset
+_SIZE_OFFSET: Final = 24
 PENDING_BYTES: Final = 8 * layout.L2_CACHE_BYTES
 """L2 tables that wait in memory, 512 of 64 KiB; more are flushed."""
 _ZEROES: Final = MiB
@@ -210,6 +215,42 @@ class Writer:
         unit = self._header.unit_size
         kinds = self._tables.units(start // unit, -(-end // unit) - start // unit).kinds
         return bool(((kinds == tables.UNALLOCATED) | (kinds == tables.ZERO)).all())
+
+    def grow_disk(self, size: int) -> None:
+        """Let the header tell a longer disk, with an L1 table that is long enough.
+
+        Raises:
+            OSError: the table would be too long, or the host failed; QEMU's text.
+        """
+        entries = -(-size // self._span)
+        length = entries * layout.ENTRY_SIZE
+        if length > layout.L1_TABLE_MAX:
+            text = f"Failed to grow the L1 table: {os.strerror(errno.EFBIG)}"
+            raise HostFileError(errno.EFBIG, text, self._file.filename)
+        with self.lock:
+            self.flush()
+            header = self._header
+            old = header.l1_table_offset, -(-header.l1_size * layout.ENTRY_SIZE // self._size)
+            if entries > header.l1_size:
+                self._file.event("l1_grow_alloc_table")
+                clusters = -(-length // self._size)
+                offset = self._allocator.allocate(clusters)
+                table = memoryview(bytearray(clusters * self._size))
+                used = header.l1_size * layout.ENTRY_SIZE
+                self._file.read_padded(old[0], table[:used])
+                self._file.event("l1_grow_write_table")
+                self._file.write_from(offset, table)
+                self._allocator.flush()
+                self._file.event("l1_grow_activate_table")
+                fields = _L1_FIELDS.pack(entries, offset)
+                self._file.write_from(_L1_FIELDS_OFFSET, memoryview(fields))
+                self._allocator.replace_table(old, (offset, clusters))
+            self._file.write_from(_SIZE_OFFSET, memoryview(size.to_bytes(8, "big")))
+            self._allocator.flush()
+
+    def reopened(self, header: Header, known: tables.Tables) -> Writer:
+        """Return a writer of the same image as it is now; this one is not used any more."""
+        return Writer(self._file, header, known, self._allocator, self._external, self._disk)
 
     def preallocate(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Give places to clusters of a range that has none, and yield offset and length of each.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbexport.emulator import describe, drivers, permissions
+from nbexport import block
+from nbexport.emulator import describe, drivers, permissions, threads
 from nbexport.emulator.builder import Builder
 from nbexport.emulator.commands import backup
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.reopen import Reopener
-from nbexport.errors import CommandError
+from nbexport.errors import CommandError, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,3 +112,58 @@ async def _reopen(machine: Machine, options: Sequence[Arguments]) -> None:
     removed = await machine.in_thread(reopener.reopen, [dict(each) for each in options])
     await machine.in_thread(machine.close_nodes, removed)
     permissions.settle(machine.graph)
+
+
+@command("block_resize")
+async def resize(machine: Machine, arguments: Arguments) -> None:
+    """Give a disk another length."""
+    graph, device, name = machine.graph, arguments.get("device"), arguments.get("node-name")
+    backend = None if device is None else graph.backends.get(device)
+    node = graph.look_up(device) if device is not None and backend is not None else None
+    if node is None and name is not None:
+        node = graph.nodes.get(name)
+    if node is None:
+        raise CommandError(f"Cannot find device='{device or ''}' nor node-name='{name or ''}'")
+    size = arguments["size"]
+    if size < 0:
+        raise CommandError("Parameter 'size' expects a >0 size")
+    if graph.jobs_of(node):
+        raise CommandError(f"Device '{device or '(null)'}' is in use")
+    try:
+        permissions.begin(machine.release, graph, node, permissions.resizing_use())
+        if node.read_only:
+            raise CommandError("Image is read-only")
+        await machine.jobs.disturb(node, times=2)
+        await machine.in_thread(node.resize, size)
+    except (FormatError, OSError) as error:
+        raise CommandError(_reason(error)) from error
+    finally:
+        permissions.settle(graph)
+
+
+def _reason(error: FormatError | OSError) -> str:
+    if isinstance(error, block.ImageLockedError):
+        return error.reason
+    return error.message if isinstance(error, FormatError) else str(error)
+
+
+@command("x-blockdev-set-iothread")
+async def set_iothread(machine: Machine, arguments: Arguments) -> None:
+    """Have a node, and all that are joined to it, run in another thread."""
+    graph, name = machine.graph, arguments["node-name"]
+    node = graph.nodes.get(name)
+    if node is None:
+        raise CommandError(f"Failed to find node with node-name='{name}'")
+    used = graph.exports_of(node) or graph.backends_of(node) or graph.jobs_of(node)
+    if used and not arguments.get("force", False):
+        raise CommandError(
+            f"Node {name} is associated with a BlockBackend and could be in use (use force=true "
+            "to override this check)"
+        )
+    identifier = arguments["iothread"]
+    thread = None
+    if identifier is not None:
+        thread = machine.objects.find(identifier)
+        if thread is None or thread.type != "iothread":
+            raise CommandError(f"Cannot find iothread {identifier}")
+    threads.move(graph, node, thread)
