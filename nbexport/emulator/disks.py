@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from nbexport.emulator import permissions
+from nbexport.emulator import limits, permissions
 from nbexport.emulator.graph import Backend
 from nbexport.emulator.imageopts import ImageOpener
 from nbexport.errors import CommandError
@@ -69,6 +69,7 @@ class Drives:
         self._units[bus] = unit + 1
         name = given.pop("id", f"{bus}{unit}")
         _check_actions(given)
+        configuration, group = limits.from_drive(given)
         graph = self._machine.graph
         filename = given.pop("file", None) or None
         _common(given)
@@ -94,7 +95,10 @@ class Drives:
                 raise
         if name in graph.nodes:
             raise CommandError(f"Device name '{name}' conflicts with an existing node name")
-        graph.backends[name] = Backend(name, node, writable=writable and node is not None)
+        backend = Backend(name, node, writable=writable and node is not None)
+        graph.backends[name] = backend
+        if node is not None:
+            limits.limit(graph, self._machine.objects, backend, configuration, group)
         permissions.settle(graph)
         if bus == "virtio" and self._has_bus:
             if node is None:
@@ -131,9 +135,6 @@ def _check_actions(given: dict[str, Any]) -> None:
             raise CommandError(f"'{action}' invalid {word} error action")
     for name in ("snapshot", "copy-on-read"):
         if _switch(name, given.pop(name, "off")):
-            raise CommandError(f"Option '{name}' is not supported by this emulator")
-    for name in list(given):
-        if name.startswith(("throttling.", "bps", "iops")) or name == "group":
             raise CommandError(f"Option '{name}' is not supported by this emulator")
 
 

@@ -268,12 +268,14 @@ class Backend:
         node: what is in it; None if it is empty.
         writable: whether it may be written.
         device: path of the disk's device in the object tree; None if it has none.
+        limits: how fast its device may be, with the name of the group; None for no limit.
     """
 
     name: str
     node: Node | None
     writable: bool = False
     device: str | None = None
+    limits: tuple[str, block.ThrottleGroup] | None = None
 
 
 class Graph:

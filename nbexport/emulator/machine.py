@@ -25,7 +25,7 @@ PROGRAMS = ("qemu-system", "qemu-storage-daemon")
 """What can be emulated. The storage daemon has no machine, and leaves without an event."""
 
 SYSTEM_ONLY = frozenset({
-    "cont", "device_add", "device_del", "query-status", "stop",
+    "block_set_io_throttle", "cont", "device_add", "device_del", "query-status", "stop",
 })  # fmt: skip
 """Commands that the storage daemon does not have."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
-from nbexport.emulator import describe, drivers, permissions, threads
+from nbexport.emulator import describe, drivers, limits, permissions, threads
 from nbexport.emulator.builder import Builder
 from nbexport.emulator.commands import backup
 from nbexport.emulator.commands.registry import command
@@ -85,7 +85,8 @@ async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, 
                 "locked": False,
                 **({"qdev": backend.device, "io-status": "ok"}
                    if backend.device is not None else {}),
-                **({"inserted": describe.node_info(backend.node, flat=False)}
+                **({"inserted": describe.node_info(backend.node, flat=False)
+                    | limits.describe(backend)}
                    if backend.node is not None else {}),
             }
             for backend in backends
@@ -167,3 +168,28 @@ async def set_iothread(machine: Machine, arguments: Arguments) -> None:
         if thread is None or thread.type != "iothread":
             raise CommandError(f"Cannot find iothread {identifier}")
     threads.move(graph, node, thread)
+
+
+@command("block_set_io_throttle")
+async def set_limits(machine: Machine, arguments: Arguments) -> None:
+    """Limit how fast a disk of the machine is used."""
+    device, identifier = arguments.get("device"), arguments.get("id")
+    if (device is None) == (identifier is None):
+        raise CommandError("Need exactly one of 'device' and 'id'")
+    backends = machine.graph.backends.values()
+    found = [
+        each
+        for each in backends
+        if (each.name == device if device is not None else each.device == identifier)
+    ]
+    if not found:
+        wanted = device if device is not None else identifier
+        raise CommandError(f"Device '{wanted}' not found", error_class="DeviceNotFound")
+    if found[0].node is None:
+        raise CommandError("Device has no medium")
+    configuration = limits.from_command(arguments)
+    objects = getattr(machine, "objects", None)
+    group = arguments.get("group", device or identifier)
+    if found[0].limits is not None:
+        group = arguments.get("group")
+    limits.limit(machine.graph, objects, found[0], configuration, group)
