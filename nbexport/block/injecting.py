@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from nbexport.block.node import HostFileError, fill_zeroes
+from nbexport.block.node import HostFileError, SilentError, fill_zeroes
 from nbexport.block.passing import FilterNode
 from nbexport.units import SECTOR_SIZE, align_down, align_up
 
@@ -114,7 +114,6 @@ class BlkdebugNode(FilterNode):
         self._state = 1
         self._lock = threading.Lock()
         self._merging = threading.RLock()
-        self._written = self._flushed = 0
         self.event("none")
 
     def _all_rules(self) -> list[Rule]:
@@ -155,7 +154,7 @@ class BlkdebugNode(FilterNode):
                 self._armed.remove(rule)
                 self._rules[rule.event].remove(rule)
         text = f"{self.filename}: {os.strerror(rule.number)}, as was asked for"
-        raise HostFileError(rule.number, text, self.filename)
+        raise SilentError(rule.number, text, self.filename)
 
     @property
     def _align(self) -> int:
@@ -176,7 +175,6 @@ class BlkdebugNode(FilterNode):
             fill_zeroes(buffer[inside:])
 
     def _write(self, offset: int, data: memoryview) -> None:
-        self._written += 1
         end = offset + len(data)
         if offset % self._align == 0 and end % self._align == 0:
             self._write_aligned(offset, data)
@@ -213,7 +211,6 @@ class BlkdebugNode(FilterNode):
         return start, whole
 
     def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
-        self._written += 1
         end = offset + length
         low, high = align_up(offset, self._align), align_down(end, self._align)
         if low > high:
@@ -243,7 +240,6 @@ class BlkdebugNode(FilterNode):
         return HostFileError(errno.ENOTSUP, text, self.filename)
 
     def _discard(self, offset: int, length: int) -> None:
-        self._written += 1
         low, high = align_up(offset, self._align), align_down(offset + length, self._align)
         unit = max(1, self._limits.discard_align)
         for at, size in _pieces(low, high, unit, self._limits.discard_most):
@@ -261,10 +257,8 @@ class BlkdebugNode(FilterNode):
         return False
 
     def _flush(self) -> None:
-        if self._written != self._flushed:
-            written = self._written
+        if self._steps_to_disk:
             self._check(0, 0, "flush")
-            self._flushed = written
         self.file.flush()
 
     # Maps

@@ -54,6 +54,10 @@ class HostFileError(OSError):
         return str(self.strerror)
 
 
+class SilentError(HostFileError):
+    """A request fails as it was asked for or has to; that is nobody's business but its user's."""
+
+
 @dataclass(frozen=True)
 class PersistentBitmap:
     """A dirty bitmap that is stored in an image.
@@ -122,7 +126,8 @@ class BlockNode(ABC):
         self.guards: tuple[Callable[[int, int], None], ...] = ()
         self.fence: Fence | None = None
         self._owned: list[BlockNode] = []
-        self._unflushed = False
+        self._writes = self._flushed = 0
+        self._steps_to_disk = False  # whether the flush under way has anything of its own to do
         self._map_lock = threading.Lock()
         self._answers: dict[str, tuple[Hashable, _Answer]] = {}
         self._asked: dict[str, Hashable] = {}
@@ -320,9 +325,10 @@ class BlockNode(ABC):
         """
         if self.writable:
             self.tell_file("flush_to_os")
-            if self._unflushed and not self._orders_flush:
+            written = self._writes
+            self._steps_to_disk, self._flushed = written != self._flushed, written
+            if self._steps_to_disk and not self._orders_flush:
                 self.tell_file("flush_to_disk")
-            self._unflushed = False
             self._flush()
 
     def event(self, name: str) -> None:  # noqa: B027 # most nodes do not listen
@@ -371,13 +377,13 @@ class BlockNode(ABC):
     @contextlib.contextmanager
     def _changing(self, offset: int, length: int) -> Iterator[None]:
         """Do what every change of the disk needs around it."""
-        self._unflushed = True
         self.tracking.begin()
         try:
             for guard in self.guards:
                 guard(offset, length)
             yield
         finally:
+            self._writes += 1
             self.tracking.end(offset, length)
 
     def _check_write(self, offset: int, length: int) -> None:

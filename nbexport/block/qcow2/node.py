@@ -191,7 +191,6 @@ class Qcow2Node(BlockNode):
 
     def _write(self, offset: int, data: memoryview) -> None:
         assert self._writer is not None
-        self._writer.unflushed = True
         try:
             self._writer.write(offset, data)
         finally:
@@ -199,7 +198,6 @@ class Qcow2Node(BlockNode):
 
     def _write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
         assert self._writer is not None
-        self._writer.unflushed = True
         try:
             self._writer.write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
         finally:
@@ -249,7 +247,6 @@ class Qcow2Node(BlockNode):
         if not self.compresses:
             super()._write_compressed(offset, data)
         assert self._writer is not None
-        self._writer.unflushed = True
         try:
             self._writer.write_compressed(offset, data)
         finally:
@@ -257,7 +254,6 @@ class Qcow2Node(BlockNode):
 
     def _discard(self, offset: int, length: int) -> None:
         assert self._writer is not None
-        self._writer.unflushed = True
         try:
             self._writer.discard(offset, length)
         finally:
@@ -265,7 +261,7 @@ class Qcow2Node(BlockNode):
 
     def _flush(self) -> None:
         assert self._writer is not None
-        self._writer.flush()
+        self._writer.flush(tells=self._steps_to_disk)
 
     def _close_own(self) -> None:
         try:

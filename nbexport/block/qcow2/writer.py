@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from nbexport.block.node import HostFileError
+from nbexport.block.node import HostFileError, SilentError
 from nbexport.block.qcow2 import layout, tables
 from nbexport.block.qcow2.clusters import deflate
 from nbexport.block.qcow2.segments import Disk, Segment, segments, whole
@@ -62,9 +62,6 @@ class Writer:
     Raises:
         OSError: the host cannot read.
 
-    Attributes:
-        unflushed: whether anything was written since the last flush.
-
     Source: qcow2 specification; what is left of a cluster by zeroes and discards is QEMU's choice.
     """
 
@@ -93,7 +90,6 @@ class Writer:
         self._l1_changed: set[int] = set()
         self._to_free: list[tuple[int, int]] = []  # offset, clusters
         self._to_discard: list[tuple[int, int]] = []
-        self.unflushed = False
 
     # What a node calls
 
@@ -141,7 +137,7 @@ class Writer:
         with self.lock:
             if int(self._tables.entries(index)[entry, 0]) & layout.L2_OFFSET_MASK:
                 text = f"{self._file.filename}: offset {guest} holds data, and is not compressed"
-                raise HostFileError(errno.EIO, text, self._file.filename)
+                raise SilentError(errno.EIO, text, self._file.filename)
             host = self._allocator.allocate_bytes(len(packed))
             self._file.event("l2_update_compressed")
             table = self._change(index)
@@ -283,15 +279,17 @@ class Writer:
                 self._drop(part)
             self._bound_memory()
 
-    def flush(self) -> None:
+    def flush(self, *, tells: bool = False) -> None:
         """Make durable what was written.
+
+        Args:
+            tells: whether the file is to hear of the step that does so.
 
         Raises:
             OSError: the host failed.
         """
         with self.lock:
-            event = "flush_to_disk" if self.unflushed else ""
-            self.unflushed = False
+            event = "flush_to_disk" if tells else ""
             if self._external is not None:
                 self._external.flush()
             pending = self._tables.pending
