@@ -106,6 +106,7 @@ class BlkdebugNode(FilterNode):
         self._limits = limits or Limits()
         if self._limits.align:
             self.request_alignment = self._limits.align
+        self.request_max = self._limits.transfer or self.request_max
         self._rules: dict[str, list[Rule]] = {}
         for rule in rules:
             self._rules.setdefault(rule.event, []).insert(0, rule)

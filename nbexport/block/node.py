@@ -100,6 +100,7 @@ class BlockNode(ABC):
         cluster_size: unit of allocation in bytes, if the format has one.
         read_only: whether its user asked for reading only; see `writable` for what it can.
         request_alignment: smallest request in bytes that the node's driver is made for.
+        request_max: longest request in bytes that the node should get; 0 for no limit of its own.
         file: the protocol child.
         backing: the node that answers for what is not allocated here.
         bitmaps: bitmaps that are stored in the image, in the order of its directory.
@@ -119,6 +120,7 @@ class BlockNode(ABC):
         self.cluster_size: int | None = None
         self.read_only = True
         self.request_alignment = 1
+        self.request_max = 0
         self.file: BlockNode | None = None
         self.backing: BlockNode | None = None
         self.bitmaps: Mapping[str, PersistentBitmap] = MappingProxyType({})

@@ -28,6 +28,7 @@ class FilterNode(BlockNode):
         self.cluster_size = file.cluster_size
         self.read_only = file.read_only
         self.request_alignment = file.request_alignment
+        self.request_max = file.request_max
 
     @property
     def size(self) -> int:

@@ -61,6 +61,7 @@ class RawNode(BlockNode):
         self._probed = probed
         self.cluster_size = file.cluster_size
         self.read_only = file.read_only
+        self.request_max = file.request_max
         self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
 
     def reopen(self, file: BlockNode, offset: int = 0, size: int | None = None) -> None:

@@ -162,6 +162,19 @@ class Configuration:
             raise ValueError("bps_max/iops_max cannot be lower than bps/iops")
 
 
+@dataclass(eq=False)
+class _Ticket:
+    """A request that waits.
+
+    Attributes:
+        node: of which disk it is.
+        passes: whether it need not wait any more.
+    """
+
+    node: ThrottleNode
+    passes: bool = False
+
+
 class ThrottleGroup:
     """Limits that several disks share; requests pass in the order in which they come.
 
@@ -176,7 +189,7 @@ class ThrottleGroup:
     def __init__(self, configuration: Configuration | None = None) -> None:
         self.configuration = configuration or Configuration()
         self._changed = threading.Condition()
-        self._queues: dict[bool, list[object]] = {False: [], True: []}
+        self._queues: dict[bool, list[_Ticket]] = {False: [], True: []}
         self._since = time.monotonic()
         self.members: list[ThrottleNode] = []
 
@@ -187,9 +200,12 @@ class ThrottleGroup:
             self._since = time.monotonic()
             self._changed.notify_all()
 
-    def release(self) -> None:
-        """Let those that wait look again whether they still have to."""
+    def release(self, node: ThrottleNode | None = None) -> None:
+        """Let those that wait pass at once: all, or those of one disk."""
         with self._changed:
+            for queue in self._queues.values():
+                for ticket in queue:
+                    ticket.passes |= node is None or ticket.node is node
             self._changed.notify_all()
 
     def _counting(self, *, write: bool) -> Iterator[tuple[Bucket, bool]]:
@@ -200,12 +216,12 @@ class ThrottleGroup:
 
     def pass_through(self, length: int, node: ThrottleNode, *, write: bool) -> None:
         """Wait until a request of ``length`` bytes may pass, and count it."""
-        ticket = object()
+        ticket = _Ticket(node)
         queue = self._queues[write]
         with self._changed:
             queue.append(ticket)
             try:
-                while not node.is_unlimited:
+                while not (node.is_unlimited or ticket.passes):
                     delay = self._delay(write=write) if queue[0] is ticket else None
                     if delay == 0:
                         break
@@ -264,7 +280,11 @@ class ThrottleNode(FilterNode):
     def lift(self) -> None:
         """Let all pass that wait, and whatever comes, at once."""
         self.is_unlimited = True
-        self.group.release()
+        self.group.release(self)
+
+    def drain(self) -> None:
+        """Let all pass at once that wait now."""
+        self.group.release(self)
 
     def _read(self, offset: int, buffer: memoryview) -> None:
         self.group.pass_through(len(buffer), self, write=False)

@@ -309,6 +309,21 @@ class Graph:
         if len(name.encode()) > NODE_NAME_LENGTH_MAX:
             raise CommandError("Node name too long")
 
+    def lift_limits(self, node: Node | None = None) -> None:
+        """Let requests pass at once that wait for limits: all from now on, or those at a node.
+
+        Args:
+            node: one that is to be quiet, with what it is built on; None if the process ends.
+        """
+        for other in self.nodes.values():
+            disk = other.block
+            if not isinstance(disk, block.ThrottleNode):
+                continue
+            if node is None:
+                disk.lift()
+            elif node.reaches(other):
+                disk.drain()
+
     def find(self, name: str) -> Node:
         """Return a node by name or, in QEMU's terms, by device.
 

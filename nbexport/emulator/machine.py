@@ -156,6 +156,7 @@ class Machine:
         exports = [export for export in self.graph.exports.values() if export.type == "nbd"]
         for export in exports:
             export.shutting_down = True
+            self.graph.lift_limits(export.node)
         await server.close()
         for export in exports:
             await self.forget_export(export)
@@ -188,6 +189,7 @@ class Machine:
 
     async def close(self) -> None:
         """End the jobs, stop the NBD server and close every node. Safe to call twice."""
+        self.graph.lift_limits()
         if self.graph.jobs:
             async with self._lock:
                 await self.jobs.end_all()

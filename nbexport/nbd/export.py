@@ -67,6 +67,7 @@ class Export:
         unmap: whether trimming and zeroing may give storage back.
         read_now: fills a buffer as ``read_into`` does if that takes no waiting, and tells whether
             it did; called in the event loop. None if nothing is known to be quick.
+        request_max: longest request in bytes that the disk should get; 0 for no limit of its own.
         maps: what is kept of the contexts' extents.
     """
 
@@ -81,6 +82,7 @@ class Export:
     writer: WritableDisk | None = None
     unmap: bool = False
     read_now: Callable[[int, memoryview], bool] | None = None
+    request_max: int = 0
     maps: Maps = field(init=False, repr=False)
     zeroes: MetaContext | None = field(init=False, repr=False)
 
@@ -175,6 +177,7 @@ def from_node(
         node if writable else None,
         unmap,
         node.read_now,
+        request_max=node.request_max,
     )
 
 

@@ -90,6 +90,7 @@ class Qcow2Node(BlockNode):
         super().__init__(file.filename, header.size)
         self.header: Header = header
         self.file: BlockNode = file
+        self.request_max = file.request_max
         self.cluster_size: int = header.cluster_size
         self._tables = _doing("Could not read L1 table", lambda: tables.Tables(file, header))
         self.bitmaps = load_bitmaps(file, header)

@@ -108,6 +108,7 @@ class _Server:
             await self._ready(loop)
             await self._stop.wait()
         finally:
+            self._process.graph.lift_limits()
             await server.close()
             if self._device_work is not None:
                 # Its client is gone; what the kernel said of the device decides the status.

@@ -244,6 +244,7 @@ async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:
     if mode == "safe" and busy:
         raise CommandError(f"export '{identifier}' still in use")
     export.shutting_down = True
+    machine.graph.lift_limits(export.node)
     if busy or not machine.release.deletes_before_reply:
         machine.later(_finish(machine, server, export), at_once=not busy)
     else:
