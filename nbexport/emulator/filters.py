@@ -26,6 +26,9 @@ Options = dict[str, Any]
 
 CONFIG_BYTES_MAX: Final = 1 << 20
 """Bytes of a file with rules: thousands of them."""
+_SIZES: Final = (
+    "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard",
+)  # fmt: skip
 _INT_MAX: Final = (1 << 31) - 1
 _GROUPS: Final = {
     "inject-error": ("event", "state", "iotype", "errno", "sector", "once", "immediately"),
@@ -165,21 +168,29 @@ def _state_rule(settings: Mapping[str, Any]) -> block.Rule:
     )
 
 
+def check_size(name: str, value: int) -> None:
+    """Raise CommandError if a size is negative."""
+    if value < 0:
+        raise CommandError(f"Parameter '{name}' expects a non-negative number below 2^64")
+
+
 def read_limits(options: Options, file: block.BlockNode) -> block.Limits:
     """Return the limits of a node that injects errors.
 
     Raises:
         CommandError: one does not go with the others, or with the node below.
     """
+    for name in _SIZES:
+        check_size(name, options.get(name, 0))
     align = options.get("align", 0)
-    if align and (not 0 < align < _INT_MAX or align & (align - 1)):
-        raise CommandError(f"Cannot meet constraints with align {align % (1 << 64)}")
+    if align and (align >= _INT_MAX or align & (align - 1)):
+        raise CommandError(f"Cannot meet constraints with align {align}")
     unit = max(align, file.request_alignment)
 
     def multiple(name: str, of: int) -> int:
         value: int = options.get(name, 0)
-        if value and (not 0 < value < _INT_MAX or value % of):
-            raise CommandError(f"Cannot meet constraints with {name} {value % (1 << 64)}")
+        if value and (value >= _INT_MAX or value % of):
+            raise CommandError(f"Cannot meet constraints with {name} {value}")
         return value
 
     transfer = multiple("max-transfer", unit)
@@ -262,8 +273,7 @@ def read_preallocation(options: Options, file: block.BlockNode) -> tuple[int, in
         CommandError: a number is out of range.
     """
     for name in ("prealloc-align", "prealloc-size"):
-        if options.get(name, 0) < 0:
-            raise CommandError(f"Parameter '{name}' expects a non-negative number below 2^64")
+        check_size(name, options.get(name, 0))
     align = options.get("prealloc-align", block.PREALLOCATED_ALIGN)
     for unit, whose in (
         (SECTOR_SIZE, f"{SECTOR_SIZE}"),
@@ -279,10 +289,7 @@ def read_preallocation(options: Options, file: block.BlockNode) -> tuple[int, in
 def name_of_injection(options: Mapping[str, Any], inner: str) -> str | None:
     """Return the file name that opens the same again, None if options say more than a name can."""
     known = {"config", "driver", "image", "x-image"}
-    decisive = {
-        "inject-error", "set-state", "align", "max-transfer", "opt-write-zero", "max-write-zero",
-        "opt-discard", "max-discard",
-    }  # fmt: skip
+    decisive = {"inject-error", "set-state", *_SIZES}
     if inner.startswith("json:") or (options.keys() & decisive) - known:
         return None
     config = options.get("config") or ""

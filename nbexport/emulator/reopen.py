@@ -198,9 +198,10 @@ class Reopener:
                 "files"
             )
         known = _CHANGEABLE.get(driver, frozenset())
-        for name in node.options:
+        before, after = _without_lists(node.options), _without_lists(options)
+        for name in before:
             resettable = _COMMON | known - _STICKY
-            if name not in options and name not in resettable and name not in _CHILDREN:
+            if name not in after and name not in resettable and name not in _CHILDREN:
                 raise CommandError(f"Option '{name}' cannot be reset to its default value")
         if driver == block.RawNode.driver:
             _check_window(node, options)
@@ -218,9 +219,9 @@ class Reopener:
             raise CommandError("Cannot change the option 'driver'")
         if options["node-name"] != node.name:
             raise CommandError("Cannot change the option 'node-name'")
-        for name, value in options.items():
+        for name, value in after.items():
             fixed = name not in _COMMON and name not in known and name not in _CHILDREN
-            if fixed and (name not in node.options or node.options[name] != value):
+            if fixed and (name not in before or before[name] != value):
                 raise CommandError(f"Cannot change the option '{name}'")
         if _is_inline(node):
             change.options[node.file_role] = node.options.get(node.file_role, {})
@@ -345,6 +346,20 @@ class Reopener:
                 ):
                     removed += self._graph.remove(child)
         return removed
+
+
+def _without_lists(options: Options) -> Options:
+    """Return options in which the parts of lists are options with dots in their names."""
+    found: Options = {}
+    for name, value in options.items():
+        if not isinstance(value, list):
+            found[name] = value
+        for number, part in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(part, dict):
+                found |= {f"{name}.{number}.{inner}": leaf for inner, leaf in part.items()}
+            else:
+                found[f"{name}.{number}"] = part
+    return found
 
 
 def _is_inline(node: Node) -> bool:
