@@ -271,10 +271,19 @@ AROUND = {
             *("TlsCredsPskProperties", "TlsCredsX509Properties"),
         )
     },
+    "5.0-11.0": {"BlockIOThrottle.device": "deprecated"},
     "6.2-6.2": {"device_add": "json-cli"},
     "6.2-11.0": {
         "BackupCommon.x-perf": "unstable",
         "BlockdevOptionsNbd.x-dirty-bitmap": "unstable",
+        "ThrottleGroupProperties.x-iops-size": "unstable",
+        "x-blockdev-set-iothread": "unstable",
+        **{
+            f"ThrottleGroupProperties.x-{what}-{which}{more}": "unstable"
+            for what in ("bps", "iops")
+            for which in ("total", "read", "write")
+            for more in ("", "-max", "-max-length")
+        },
     },
     "7.0-11.0": {"device_add": "json-cli-hotplug"},
     "8.1-8.2": {"StatusInfo.singlestep": "deprecated"},
@@ -326,7 +335,7 @@ def test_features_and_what_they_advise(release):
 
 
 EARLY_ALWAYS = {"qmp_capabilities", "query-version", "query-commands"}
-EARLY_3 = EARLY_ALWAYS | {"qom-list-types", "query-status"}
+EARLY_3 = EARLY_ALWAYS | {"qom-get", "qom-list-types", "qom-set", "query-status"}
 EARLY_6 = EARLY_3 | {"quit", "query-qmp-schema"}
 NEVER_EARLY = {"transaction", "stop", "cont", "device_add", "device_del", "block-job-change"}
 
