@@ -328,10 +328,11 @@ class BlockNode(ABC):
         if self.writable:
             self.tell_file("flush_to_os")
             written = self._writes
-            self._steps_to_disk, self._flushed = written != self._flushed, written
+            self._steps_to_disk = written != self._flushed
             if self._steps_to_disk and not self._orders_flush:
                 self.tell_file("flush_to_disk")
             self._flush()
+            self._flushed = written
 
     def event(self, name: str) -> None:  # noqa: B027 # most nodes do not listen
         """Hear of a step of the node above, of those that error injection knows by name."""
