@@ -62,7 +62,8 @@ OPTIONS = (
     Option("shared", "e", "NUMBER", "clients at a time (default 1; 0 is no limit)", _CONNECTION),
     Option(
         "format", "f", "FORMAT", "format of the image; without it, it is guessed", _IMAGE,
-        "differs", "raw, qcow2, file, host_device, nbd, null-co, null-aio and copy-before-write",
+        "differs", "raw, qcow2, file, host_device, nbd, null-co, null-aio, blkdebug, throttle, "
+        "copy-on-read, compress, preallocate and copy-before-write",
     ),
     Option("persistent", "t", "", "do not end with the last client", _CONNECTION),
     Option(
@@ -72,7 +73,8 @@ OPTIONS = (
     Option(
         "object", "", "TYPE,id=ID,...", "make an object: a secret, TLS credentials or an "
         "authorization", _GENERAL, "differs",
-        "authz-list, authz-simple, iothread, secret, tls-creds-anon, tls-creds-psk, tls-creds-x509",
+        "authz-list, authz-simple, iothread, secret, throttle-group, tls-creds-anon, "
+        "tls-creds-psk, tls-creds-x509",
     ),
     Option("export-name", "x", "NAME", "name of the export (default is empty)", _CONNECTION),
     Option("description", "D", "TEXT", "text beside the export's name", _CONNECTION),

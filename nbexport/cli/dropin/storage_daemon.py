@@ -30,7 +30,8 @@ PROGRAM = "qemu-storage-daemon"
 
 OPTIONS = (
     Option("blockdev", "", "OPTIONS", "open a block node", "Options", "differs",
-           "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
+           "drivers raw, qcow2, file, nbd, null-co, null-aio, blkdebug, throttle, copy-on-read, "
+           "compress, preallocate and copy-before-write"),
     Option("chardev", "", "OPTIONS", "open a character device", "Options", "differs",
            "socket (unix, TCP, fd), stdio and null; without TLS, telnet, websocket, log and mux"),
     Option("daemonize", "", "", "go into the background once all is there", "Options"),
@@ -41,7 +42,8 @@ OPTIONS = (
     Option("nbd-server", "", "OPTIONS", "listen for NBD clients", "Options", "differs",
            "a socket on which another process listens is not replaced"),
     Option("object", "", "OPTIONS", "make an object", "Options", "differs",
-           "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
+           "authz-list, authz-simple, iothread, secret, throttle-group, tls-creds-anon, -psk and "
+           "-x509"),
     Option("pidfile", "", "PATH", "write the process's id to a file while it runs", "Options"),
     Option("trace", "T", "OPTIONS", "nothing is traced", "Options", "differs",
            "accepted as a hint; events are not known, so that none is missed"),

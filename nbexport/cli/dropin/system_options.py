@@ -21,12 +21,14 @@ OPTIONS = (
     Option("no-user-config", "", "", "read no files with options of the user", "Standard options"),
     Option("S", "", "", "begin with the machine stopped", "Standard options"),
     Option("blockdev", "", "OPTIONS", "open a block node", "Block devices", "differs",
-           "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
+           "drivers raw, qcow2, file, nbd, null-co, null-aio, blkdebug, throttle, copy-on-read, "
+           "compress, preallocate and copy-before-write"),
     Option("drive", "", "OPTIONS", "open a disk that query-block lists", "Block devices", "differs",
            "if=none, and if=virtio unless -M none: listed, but no guest sees it; other buses are "
-           "refused; without snapshot=on, copy-on-read and throttling"),
+           "refused; without snapshot=on and copy-on-read"),
     Option("object", "", "OPTIONS", "make an object", "Generic objects", "differs",
-           "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
+           "authz-list, authz-simple, iothread, secret, throttle-group, tls-creds-anon, -psk and "
+           "-x509"),
     Option("chardev", "", "OPTIONS", "open a character device", "Character devices", "differs",
            "socket (unix, TCP, fd), stdio and null; without TLS, telnet, websocket, log and mux"),
     Option("mon", "", "OPTIONS", "put a monitor on a character device", "Debug", "differs",
