@@ -253,7 +253,7 @@ class Reopener:
         if child is not node.file:
             if not self._release.reopens_several:
                 raise CommandError(f"Cannot change the option '{node.file_role}'")
-            if node.block.driver != block.RawNode.driver:
+            if not isinstance(node.block, block.RawNode | block.Qcow2Node):
                 raise CommandError(
                     f"Changing the file of a {node.block.driver} node is not supported by this "
                     "emulator"
@@ -310,6 +310,8 @@ class Reopener:
                     change.node.block.read_only = change.read_only
             for change in changes:
                 self._apply(change)
+                if isinstance(change.node.block, block.Qcow2Node):
+                    _change_file(undo, change)
             for change in images:
                 if not change.read_only:
                     _begin(change.node)
@@ -389,6 +391,25 @@ def _reopen_file(undo: contextlib.ExitStack, node: Node, *, writable: bool) -> N
     reopen: Callable[..., None] = node.block.reopen
     reopen(writable=writable)
     undo.callback(reopen, writable=not writable)
+
+
+def _change_file(undo: contextlib.ExitStack, change: _Change) -> None:
+    """Let an image that is read go on in another node; one that is written goes on to be."""
+    node, disk = change.node, change.node.block
+    old = change.before[2]
+    assert isinstance(disk, block.Qcow2Node)
+    assert change.file is not None
+    if change.file is old:
+        return
+    goes_on = disk.writable
+    if goes_on:
+        undo.callback(_begin, node)
+        _end(node)
+    undo.callback(disk.change_file, old.block)
+    disk.change_file(change.file.block)
+    if goes_on:
+        _begin(node)
+        undo.callback(_end, node)
 
 
 def _begin(node: Node) -> None:

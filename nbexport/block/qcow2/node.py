@@ -204,6 +204,21 @@ class Qcow2Node(BlockNode):
         finally:
             self._changed()
 
+    def change_file(self, file: BlockNode) -> None:
+        """Have the same image in another node, which has the same bytes; read only until begun.
+
+        Nobody may use it meanwhile, and it must not be writable.
+        """
+        assert self._writer is None
+        header = read_header(file)
+        with self._map_lock, self._layer_lock:
+            self.file, self.header = file, header
+            self.request_max = file.request_max
+            self._tables = tables.Tables(file, header)
+            self._clusters = ClusterReader(file, header, self._tables, self.data_file)
+            self._answers = {}
+        self._changed()
+
     def resize(self, size: int) -> None:
         """Make the disk longer; QEMU also makes it shorter. Nobody may use it meanwhile.
 
