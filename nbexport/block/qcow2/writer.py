@@ -138,6 +138,7 @@ class Writer:
             if int(self._tables.entries(index)[entry, 0]) & layout.L2_OFFSET_MASK:
                 text = f"{self._file.filename}: offset {guest} holds data, and is not compressed"
                 raise SilentError(errno.EIO, text, self._file.filename)
+            self._own(index)
             host = self._allocator.allocate_bytes(len(packed))
             self._file.event("l2_update_compressed")
             table = self._change(index)
@@ -256,6 +257,7 @@ class Writer:
         for part in self._segments(start, end):
             count = part.last - part.first
             with self.lock:
+                self._own(part.table)
                 if self._external is not None:
                     host = part.table * self._span + part.first * self._size
                 else:
@@ -379,6 +381,7 @@ class Writer:
             return True
         if word:
             return False
+        self._own(index)
         host = self._allocator.allocate(1)
         self._store(host, cluster * self._size, self._size, offset, data)
         table = self._change(index)
@@ -413,6 +416,7 @@ class Writer:
         """Write entries ``[at, to)`` of a segment to clusters that nobody else has."""
         guest = part.table * self._span + (part.first + at) * self._size
         count = to - at
+        self._own(part.table)
         host = guest if self._external is not None else self._allocator.allocate(count)
         self._store(host, guest, count * self._size, start, piece)
         table = self._change(part.table)
@@ -595,6 +599,7 @@ class Writer:
             low = start if allocated >> first & 1 else guest + first * unit
             high = end if allocated >> (last - 1) & 1 else guest + last * unit
         else:
+            self._own(part.table)
             host = guest if self._external is not None else self._allocator.allocate(1)
             if packed:
                 first, last, bits = 0, layout.SUBCLUSTERS, 0
@@ -616,6 +621,11 @@ class Writer:
             self._release(np.array([word], dtype=np.uint64))
 
     # Tables
+
+    def _own(self, index: int) -> None:
+        """Let an L2 table have a place of its own, before the clusters that it will name."""
+        if not self._own_table[index]:
+            self._change(index)
 
     def _change(self, index: int) -> NDArray[np.uint64]:
         """Return a copy of an L2 table to change, which has a place of its own in the file."""
