@@ -296,3 +296,25 @@ def test_disks_grow_alike(tmp_path, images):
         return told, facts(client.folder / "top.qcow2")[:3]
 
     both(tmp_path, images, act)
+
+
+def test_an_image_goes_on_in_another_node(tmp_path, images):
+    def act(disk):
+        client = disk.client
+        client.execute("blockdev-add", driver="qcow2", node_name="q", file=file(**{
+            "node-name": "f"}))  # fmt: skip
+        client.execute("block-dirty-bitmap-add", node="q", name="b", persistent=True)
+        client.execute("blockdev-add", driver="raw", node_name="r", file="f")
+        told = [client.execute("blockdev-reopen", options=[
+            {"driver": "qcow2", "node-name": "q", "file": "r", "backing": None}])]  # fmt: skip
+        client.execute("nbd-server-start", addr=unix())
+        client.execute("block-export-add", type="nbd", id="e", node_name="q", name="e",
+                       writable=True)  # fmt: skip
+        told += disk.io("read -P 8 64k 64k", "write -P 9 64k 64k", "read -P 9 64k 64k")
+        told.append(client.execute("x-debug-block-dirty-bitmap-sha256", node="q", name="b"))
+        client.execute("block-export-del", id="e")
+        client.execute("blockdev-del", node_name="q")
+        return told, facts(client.folder / "top.qcow2")[:2]
+
+    told, _ = both(tmp_path, images, act)
+    assert told[0] == {}
