@@ -15,6 +15,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from nbexport.emulator import hmp
 from nbexport.emulator.addresses import inherited_socket, listen
 from nbexport.errors import CommandError
 from nbexport.listening import UnixListener
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol
 
+    from nbexport.emulator.machine import Machine
     from nbexport.qmp import QmpServer
 
     class Told(Protocol):
@@ -214,6 +216,16 @@ class _Listeners:
 
     def listen_on(self, made: socket.socket) -> None:
         self._device.listeners.append(made)
+
+
+async def serve_human(machine: Machine, device: Chardev) -> None:
+    """Serve a monitor for humans at a device, until this is cancelled."""
+    if device.kind == "null":
+        return
+    if device.kind == "stdio":
+        await hmp.serve_stdio(machine)
+    else:
+        await hmp.serve_on(machine, device.listeners, first=device.connected)
 
 
 async def serve(monitors: QmpServer, device: Chardev, *, pretty: bool) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block, nbd
+from nbexport.qapi.order import qdict_order
 from nbexport.qmp.jsontext import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nbexport.block import BlockNode
-    from nbexport.emulator.graph import DirtyBitmap, Node
+    from nbexport.emulator.graph import Backend, DirtyBitmap, Node
 
 # Feature bits of a qcow2 header (qcow2 specification, "Feature bits").
 _DIRTY, _CORRUPT, _LAZY_REFCOUNTS = 1, 2, 1
@@ -179,6 +182,27 @@ def _qcow2_info(disk: block.Qcow2Node) -> dict[str, Any]:
     return info
 
 
+def specific(disk: block.Qcow2Node) -> Iterator[str]:
+    """Yield what is told of an image alone of its format, as humans read it."""
+    return lines_of(_qcow2_info(disk))
+
+
+def lines_of(value: Any, depth: int = 1) -> Iterator[str]:
+    """Yield the lines of a value of JSON, indented by its depth."""
+    if isinstance(value, dict):
+        pairs = [(key.replace("-", " "), value[key]) for key in qdict_order(value)]
+    else:
+        pairs = [(f"[{index}]", each) for index, each in enumerate(value)]
+    for key, each in pairs:
+        indent = "    " * depth
+        if isinstance(each, dict | list):
+            yield f"{indent}{key}:"
+            yield from lines_of(each, depth + 1)
+        else:
+            text = str(each).lower() if isinstance(each, bool) else str(each)
+            yield f"{indent}{key}: {text}"
+
+
 def _stored_bitmaps(disk: block.Qcow2Node) -> list[tuple[str, int, bool, bool]]:
     """Return what the image itself says of its bitmaps: name, granularity, in use, enabled."""
     if disk.bitmap_store is None:
@@ -225,4 +249,25 @@ def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
         info["backing_file"] = filename(node.backing)
     if node.bitmaps:
         info["dirty-bitmaps"] = [bitmap_info(b) for b in reversed(node.bitmaps)]
+    return info
+
+
+def disk_info(disk: Backend) -> dict[str, Any]:
+    """Return a disk's ``BlockInfo``."""
+    info: dict[str, Any] = {
+        "device": disk.name,
+        "type": "unknown",
+        "removable": disk.removable,
+        "locked": False,
+    }
+    if disk.device is not None:
+        info["qdev"] = disk.device
+        if disk.keeps_errors:
+            info["io-status"] = "ok"
+        if disk.removable:
+            info["tray_open"] = False
+    if disk.node is not None:
+        inserted = node_info(disk.node, flat=False)
+        inserted["cache"]["writeback"] = disk.writeback
+        info["inserted"] = inserted
     return info

@@ -229,19 +229,40 @@ class BlockExport:
 
 @dataclass(eq=False)
 class Backend:
-    """A disk of the machine without its device: what ``-drive`` makes, known by a device name.
+    """A disk of the machine: what ``-drive`` makes, or a device for the node that it is given.
 
     Attributes:
-        name: the device name.
+        name: the device name; empty if a device made it for itself.
         node: what is in it; None if it is empty.
         writable: whether it may be written.
-        device: path of the disk's device in the object tree; None if it has none.
+        device: how its device is told: an id or a path in the object tree; None without a device.
+        automatic: the interface that ``-drive`` connected it to; None if it was to be ``none``.
+        shares_writes: whether its device lets others write.
+        shares_size: whether its device lets others change the size.
+        removable: whether its device takes another medium.
+        writeback: whether writes may stay in caches.
+        on_error: what the machine does when a write fails, and when a read does.
+        begun: what ``qemu-io`` has begun and not waited for.
     """
 
     name: str
     node: Node | None
     writable: bool = False
     device: str | None = None
+    automatic: str | None = None
+    shares_writes: bool = True
+    shares_size: bool = True
+    removable: bool = True
+    writeback: bool = True
+    on_error: tuple[str, str] = ("enospc", "report")
+    begun: set[Any] = field(default_factory=set)
+
+    @property
+    def keeps_errors(self) -> bool:
+        """Whether a state of errors is kept: an error can stop the machine."""
+        return self.device is not None and (
+            self.on_error[0] in {"enospc", "stop"} or self.on_error[1] == "stop"
+        )
 
 
 class Graph:
@@ -251,7 +272,7 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         self.exports: dict[str, BlockExport] = {}
         self.jobs: dict[str, Job] = {}
-        self.backends: dict[str, Backend] = {}
+        self.disks: list[Backend] = []
         self._generated = 0
         self._random = random.Random()  # noqa: S311 - names, not secrets
 
@@ -299,9 +320,14 @@ class Graph:
             raise CommandError(f"Device '{name}' has no medium")
         return backend.node
 
+    @property
+    def backends(self) -> dict[str, Backend]:
+        """The backends that have a name, by that."""
+        return {backend.name: backend for backend in self.disks if backend.name}
+
     def backends_of(self, node: Node) -> list[Backend]:
-        """Return the backends that ``node`` is in."""
-        return [backend for backend in self.backends.values() if backend.node is node]
+        """Return the backends that ``node`` is in, the oldest first."""
+        return [backend for backend in self.disks if backend.node is node]
 
     def parents(self, node: Node) -> list[Node]:
         """Return the nodes that are built on ``node``."""

@@ -22,8 +22,8 @@ _REGISTERED = (
     "nbd-server-stop", "block-export-add", "block-export-del", "query-block-exports",
     "transaction",
     "qmp_capabilities", "query-version", "query-commands", "quit", "query-qmp-schema",
-    "qom-list-types", "object-add", "object-del",
-    "device_del", "stop", "cont", "device_add",
+    "qom-get", "qom-set", "qom-list-types", "object-add", "object-del",
+    "device_del", "system_reset", "stop", "cont", "human-monitor-command", "device_add",
 )  # fmt: skip
 _LAST_OF_DAEMON = "transaction"
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
 from nbexport.emulator import permissions, threads
+from nbexport.emulator.board import Board
 from nbexport.emulator.commands import COMMANDS
-from nbexport.emulator.graph import BlockExport, Graph, Node
+from nbexport.emulator.graph import Backend, BlockExport, Graph, Node
 from nbexport.emulator.jobs import Jobs
 from nbexport.emulator.objects import Objects
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from nbexport.emulator.release import Release
     from nbexport.nbd import NbdServer
@@ -25,7 +26,8 @@ PROGRAMS = ("qemu-system", "qemu-storage-daemon")
 """What can be emulated. The storage daemon has no machine, and leaves without an event."""
 
 SYSTEM_ONLY = frozenset({
-    "cont", "device_add", "device_del", "query-status", "stop",
+    "cont", "device_add", "device_del", "human-monitor-command", "qom-get", "qom-set",
+    "query-status", "stop", "system_reset",
 })  # fmt: skip
 """Commands that the storage daemon does not have."""
 
@@ -50,6 +52,7 @@ class Machine:
         graph: nodes, bitmaps, exports, jobs.
         jobs: what goes on in the background.
         objects: secrets, credentials, authorizations and threads.
+        board: the buses and what is plugged into them.
         running: whether the machine runs, between cont and stop.
         started: whether it has run at all.
         starting: whether options of a command line are acted on.
@@ -69,6 +72,7 @@ class Machine:
             self.schema = qapi.load_without(self.schema, removed)
         self.graph = Graph()
         self.objects = Objects(release)
+        self.board = Board("none")
         self.running = True
         self.started = True
         self.starting = False
@@ -164,22 +168,51 @@ class Machine:
         """Drop an export that serves nobody any more, and tell the monitors."""
         await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
-        node = export.node
-        users = (
-            self.graph.parents(node),
-            self.graph.exports_of(node),
-            self.graph.jobs_of(node),
-            self.graph.backends_of(node),
-        )
-        if not (node.monitor_owned or any(users)):
-            # Whoever opened it is gone; the export was its last user.
-            await self.in_thread(self.close_nodes, self.graph.remove(node))
+        await self.release_node(export.node)
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)
         threads.settle(self.graph, export.node)
         if self.release.exports_have_ids:
             self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
+
+    async def release_node(self, node: Node) -> None:
+        """Close a node whose user is gone, if that was the last and nobody owns it."""
+        users = (
+            self.graph.parents(node),
+            self.graph.exports_of(node),
+            self.graph.jobs_of(node),
+            self.graph.backends_of(node),
+        )
+        if node.monitor_owned or any(users):
+            return
+        # Whoever opened it is gone as well.
+        await self.in_thread(self.close_nodes, self.graph.remove(node))
+
+    async def drop_disk(self, disk: Backend) -> None:
+        """Forget a disk of the machine; what it has begun ends first."""
+        self.graph.disks.remove(disk)
+        await self.empty_disk(disk)
+
+    async def empty_disk(self, disk: Backend) -> None:
+        """Take out what is in a disk; what was begun with it ends first."""
+        await self.wait_for(disk.begun)
+        node, disk.node = disk.node, None
+        if node is not None:
+            await self.release_node(node)
+            permissions.settle(self.graph)
+            threads.settle(self.graph, node)
+
+    async def wait_for(self, begun: Iterable[asyncio.Task[None]]) -> None:
+        """Wait until requests that were begun are done."""
+        waiting = [task for task in begun if not task.done()]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def settle_requests(self) -> None:
+        """Wait until all requests that were begun are done, whichever disk they are for."""
+        for disk in list(self.graph.disks):
+            await self.wait_for(disk.begun)
 
     def request_quit(self) -> None:
         """Ask the process to end once the reply is sent."""
@@ -193,6 +226,7 @@ class Machine:
                 await self.jobs.end_all()
         if self._later:
             await asyncio.wait(self._later, timeout=10)
+        await self.settle_requests()
         if self.nbd_server is not None:
             server, self.nbd_server = self.nbd_server, None
             await server.close()

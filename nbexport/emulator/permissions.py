@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nbexport.emulator.graph import Backend, Graph, Node
     from nbexport.emulator.release import Release
 
-_EXPORT = "an unnamed block device"
+UNNAMED = "an unnamed block device"
 
 
 class Use(NamedTuple):
@@ -46,7 +46,7 @@ class Use(NamedTuple):
 def export_use(*, writable: bool, fixed_size: bool = True) -> Use:
     """Return the use that an export makes of its node."""
     required = Permission.CONSISTENT_READ | (Permission.WRITE if writable else locks.NOTHING)
-    return Use(_EXPORT, "root", required, Permission.RESIZE if fixed_size else locks.NOTHING)
+    return Use(UNNAMED, "root", required, Permission.RESIZE if fixed_size else locks.NOTHING)
 
 
 def backend_use(backend: Backend) -> Use:
@@ -54,8 +54,18 @@ def backend_use(backend: Backend) -> Use:
     required = Permission.CONSISTENT_READ
     if backend.writable:
         required |= Permission.WRITE
-    denied = locks.NOTHING if backend.device is None else Permission.WRITE | Permission.RESIZE
-    return Use(f"block device '{backend.name}'", "root", required, denied)
+    denied = locks.NOTHING
+    if not backend.shares_writes:
+        denied |= Permission.WRITE
+    if not backend.shares_size:
+        denied |= Permission.RESIZE
+    who = backend.name or backend.device
+    return Use(f"block device '{who}'" if who else UNNAMED, "root", required, denied)
+
+
+def write_use() -> Use:
+    """Return the use of who only wants to write a node, and denies nothing."""
+    return Use(UNNAMED, "root", Permission.WRITE, locks.NOTHING)
 
 
 def format_use(name: str, *, writable: bool) -> Use:
@@ -77,7 +87,7 @@ def target_use(name: str) -> Use:
 def uses(graph: Graph, node: Node) -> list[Use]:
     """Return the uses of a node, the newest first."""
     found = [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
-    found += [backend_use(backend) for backend in graph.backends_of(node)]
+    found += [backend_use(backend) for backend in reversed(graph.backends_of(node))]
     for parent in reversed(graph.parents(node)):
         if parent.target is node:
             found.append(target_use(parent.name))

@@ -188,6 +188,11 @@ class Release:
         """Whether a read-only export offers several connections at all."""
         return self._has((4, 2, 0))
 
+    @property
+    def refuses_second_unplug(self) -> bool:
+        """Whether a device that was asked to leave is not asked again."""
+        return self._has((5, 0, 0))
+
     # Objects and TLS.
 
     @property

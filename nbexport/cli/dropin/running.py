@@ -19,7 +19,7 @@ from nbexport.cli.dropin.hosting import (
     StopError,
     version_numbers,
 )
-from nbexport.cli.dropin.optionlist import CHARDEV_KINDS, HelpWantedError
+from nbexport.emulator.optionlist import CHARDEV_KINDS, HelpWantedError
 from nbexport.emulator.chardevs import Chardevs
 from nbexport.emulator.host import make_monitor
 from nbexport.emulator.machine import Machine

@@ -143,7 +143,7 @@ def _run(given: Sequence[Word], reporter: Reporter, behind: Background | None) -
 
 async def _act(host: Host, word: Word) -> None:
     """Act on one option."""
-    from nbexport.cli.dropin import optionlist  # noqa: PLC0415 - late, as all here
+    from nbexport.emulator import optionlist  # noqa: PLC0415 - late, as all here
 
     startup = host.startup
     if not word.name:

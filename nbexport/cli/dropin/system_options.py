@@ -14,8 +14,8 @@ OPTIONS = (
     Option("help", "", "", "print this help", "Standard options", "differs", "in our words"),
     Option("version", "", "", "print the version", "Standard options", "differs",
            "the first line is QEMU's, with our name in the brackets"),
-    Option("machine", "", "TYPE", "none, with its properties", "Standard options", "differs",
-           "the type none only; its properties are hints. Without a type, -nodefaults is needed"),
+    Option("machine", "", "TYPE", "none, pc or q35", "Standard options", "differs",
+           "the types none, pc and q35, these with -nodefaults; properties are hints"),
     Option("M", "", "TYPE", "as -machine", "Standard options", "differs", "as -machine"),
     Option("nodefaults", "", "", "make no devices that were not asked for", "Standard options"),
     Option("no-user-config", "", "", "read no files with options of the user", "Standard options"),
@@ -23,8 +23,10 @@ OPTIONS = (
     Option("blockdev", "", "OPTIONS", "open a block node", "Block devices", "differs",
            "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
     Option("drive", "", "OPTIONS", "open a disk that query-block lists", "Block devices", "differs",
-           "if=none, and if=virtio unless -M none: listed, but no guest sees it; other buses are "
-           "refused; without snapshot=on, copy-on-read and throttling"),
+           "if=none, virtio and ide; without snapshot=on, copy-on-read and throttling"),
+    Option("device", "", "OPTIONS", "plug a device in", "Block devices", "differs",
+           "virtio-blk, virtio-scsi, scsi-hd, scsi-cd, ide-hd and ide-cd: what holds a disk, "
+           "which no guest sees"),
     Option("object", "", "OPTIONS", "make an object", "Generic objects", "differs",
            "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
     Option("chardev", "", "OPTIONS", "open a character device", "Character devices", "differs",
@@ -62,8 +64,7 @@ OPTIONS = (
         for name, value in (
             ("acpitable", "X"), ("add-fd", "X"), ("append", "X"), ("async-teardown", ""),
             ("audio", "X"), ("audio-help", ""), ("audiodev", "X"), ("bios", "X"), ("cdrom", "X"),
-            ("chroot", "X"), ("d", "X"), ("D", "X"), ("debugcon", "X"), ("device", "X"),
-            ("dfilter", "X"), ("dtb", "X"), ("dump-vmstate", "X"), ("echr", "X"),
+            ("chroot", "X"), ("d", "X"), ("D", "X"), ("debugcon", "X"),             ("dfilter", "X"), ("dtb", "X"), ("dump-vmstate", "X"), ("echr", "X"),
             ("enable-sync-profile", ""), ("fda", "X"), ("fdb", "X"), ("fsdev", "X"),
             ("full-screen", ""), ("fw_cfg", "X"), ("g", "X"), ("gdb", "X"), ("global", "X"),
             ("hda", "X"), ("hdb", "X"), ("hdc", "X"), ("hdd", "X"), ("icount", "X"),

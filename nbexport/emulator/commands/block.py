@@ -74,23 +74,11 @@ async def query_nodes(machine: Machine, arguments: Arguments) -> list[dict[str, 
 
 @command("query-block")
 async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, Any]]:  # noqa: ARG001
-    """List the disks of the machine: what ``-drive`` made, whatever nodes there are."""
-    backends = list(machine.graph.backends.values())
+    """List the disks of the machine, those that a device made for itself among them."""
+    disks = [disk for disk in machine.graph.disks if disk.name or disk.device is not None]
     described: list[dict[str, Any]] = await machine.in_thread(
-        lambda: [
-            {
-                "device": backend.name,
-                "type": "unknown",
-                "removable": backend.device is None,
-                "locked": False,
-                **({"qdev": backend.device, "io-status": "ok"}
-                   if backend.device is not None else {}),
-                **({"inserted": describe.node_info(backend.node, flat=False)}
-                   if backend.node is not None else {}),
-            }
-            for backend in backends
-        ]
-    )  # fmt: skip
+        lambda: [describe.disk_info(disk) for disk in disks]
+    )
     return described
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbexport.cli.dropin import optionlist, storage_daemon, system, system_options
+from nbexport.emulator import optionlist, storage_daemon, system, system_options
 from nbexport.cli.dropin.getopt import GetoptError
 from nbexport.cli.dropin.hosting import Reporter, StopError
 from nbexport.errors import CommandError
