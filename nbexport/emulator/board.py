@@ -181,12 +181,22 @@ class Board:
                 return device
         return None
 
-    def of_disk(self, name: str) -> Device | None:
-        """Return a device by how its disk's owner is told, or its id, or None."""
+    def disk_of(self, name: str) -> Backend:
+        """Return the disk of a device, by the device's id or path.
+
+        Raises:
+            CommandError: there is no such device, or it has no disk.
+        """
         for device in self.devices():
-            if name in {device.told, device.told.removeprefix("/machine/peripheral/"), device.id}:
-                return device
-        return None
+            if name in {device.told, device.told.removeprefix("/machine/peripheral/")}:
+                if device.disk is not None:
+                    return device.disk
+                break
+            if name in {device.id, device.path}:
+                break
+        else:
+            raise CommandError(f"Device '{name}' not found", error_class="DeviceNotFound")
+        raise CommandError("Device does not have a block device backend")
 
     def path_for(self, identifier: str | None, *, own: bool = False) -> str:
         """Return the place of a new device in the object tree.

@@ -167,6 +167,11 @@ class Builder:
         filename = options["filename"].removeprefix("file:")
         if not filename:
             raise CommandError("The 'file' block driver requires a file name")
+        if options.get("aio") == "native" and not options["cache"].get("direct", False):
+            raise CommandError(
+                "aio=native was specified, but it requires cache.direct=on, which was not "
+                "specified."
+            )
         if not read_only:
             _check_writable(filename)
         kind = block.FileNode if options["driver"] == "file" else block.HostDeviceNode
@@ -183,7 +188,9 @@ class Builder:
             disk = block.Qcow2Node(file.block, writable=writable)
             node = self._register(name, disk, options, read_only=read_only, file=file)
             if disk.backing is not None:
-                node.backing = self._register_opened(disk.backing, options["cache"])
+                # No schema has the names: only an image's own backing file is named so.
+                names = options.get("backing-names", {})
+                node.backing = self._register_opened(disk.backing, options["cache"], names)
             self._begin_writing(node, disk)
             return node
         disk = block.Qcow2Node(file.block, backing=None, writable=writable)
@@ -217,15 +224,18 @@ class Builder:
             for bitmap in node.bitmaps:
                 bitmap.set_enabled(bitmap.enabled)
 
-    def _register_opened(self, disk: BlockNode, cache: Options) -> Node:
+    def _register_opened(self, disk: BlockNode, cache: Options, names: Options) -> Node:
         """Register a node that the block layer opened itself, its children first."""
-        file = self._register_opened(disk.file, cache) if disk.file is not None else None
+        file = None
+        if disk.file is not None:
+            file = self._register_opened(disk.file, cache, names.get("file", {}))
         options: Options = {"driver": disk.driver, "cache": cache}
         if file is None:
             options["filename"] = disk.filename
-        node = self._register(self._graph.generate_name(), disk, options, read_only=True, file=file)
+        name = self._name(names)
+        node = self._register(name, disk, options, read_only=True, file=file)
         if disk.backing is not None:
-            node.backing = self._register_opened(disk.backing, cache)
+            node.backing = self._register_opened(disk.backing, cache, names.get("backing", {}))
         return node
 
     def _register(

@@ -265,7 +265,7 @@ def disk_info(disk: Backend) -> dict[str, Any]:
         if disk.keeps_errors:
             info["io-status"] = "ok"
         if disk.removable:
-            info["tray_open"] = False
+            info["tray_open"] = disk.tray_open
     if disk.node is not None:
         inserted = node_info(disk.node, flat=False)
         inserted["cache"]["writeback"] = disk.writeback

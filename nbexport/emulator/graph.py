@@ -215,6 +215,7 @@ class BlockExport:
         shutting_down: whether its removal has begun.
         writable: whether clients may write.
         fixed_thread: whether the node's requests must go on to run where they do.
+        disk: the disk that it was made for, with whose medium it goes.
     """
 
     id: str
@@ -225,6 +226,7 @@ class BlockExport:
     shutting_down: bool = False
     writable: bool = False
     fixed_thread: bool = False
+    disk: Backend | None = None
 
 
 @dataclass(eq=False)
@@ -240,6 +242,7 @@ class Backend:
         shares_writes: whether its device lets others write.
         shares_size: whether its device lets others change the size.
         removable: whether its device takes another medium.
+        tray_open: whether the device's tray is open.
         writeback: whether writes may stay in caches.
         on_error: what the machine does when a write fails, and when a read does.
         begun: what ``qemu-io`` has begun and not waited for.
@@ -253,6 +256,7 @@ class Backend:
     shares_writes: bool = True
     shares_size: bool = True
     removable: bool = True
+    tray_open: bool = False
     writeback: bool = True
     on_error: tuple[str, str] = ("enospc", "report")
     begun: set[Any] = field(default_factory=set)

@@ -230,6 +230,7 @@ class ImageOpener:
             driver, file = self._guess(options, file)
         elif file is None:
             raise CommandError('A block device must be specified for "file"')
+        names = _names_of_backing(options)
         if "backing" in options:
             options["backing"] = self._backing(options["backing"], depth)
         if isinstance(options.get("target"), dict):
@@ -237,6 +238,8 @@ class ImageOpener:
         made = _typed({**options, "driver": driver, "file": file})
         if driver == "raw" and is_guessed:
             made["probed"] = True
+        if names is not None:
+            made["backing-names"] = names
         return made
 
     def _guess(self, options: Options, file: str | Options) -> tuple[str, str]:
@@ -289,6 +292,31 @@ class ImageOpener:
 
 
 _INT64_MAX = (1 << 63) - 1
+
+
+def _names_of_backing(options: Options) -> Options | None:
+    """Take out what options say of the backing file that the image itself names.
+
+    Raises:
+        CommandError: it is more than the names of nodes.
+    """
+    given = options.get("backing")
+    if not isinstance(given, dict) or "driver" in given or isinstance(given.get("file"), str):
+        return None
+    file = given.get("file", {})
+    if file.keys() & {"driver", "filename"}:
+        return None
+    del options["backing"]
+    _check_names(given, "backing")
+    return given
+
+
+def _check_names(given: Options, path: str) -> None:
+    for name, value in given.items():
+        if name in {"backing", "file"} and isinstance(value, dict):
+            _check_names(value, f"{path}.{name}")
+        elif name != "node-name":
+            raise CommandError(f"Option '{path}.{name}' is not supported by this emulator")
 
 
 def _driver(options: Mapping[str, Any]) -> str | None:

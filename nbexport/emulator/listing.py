@@ -7,7 +7,7 @@ what 7.2 does not have stands beside its like. Clients look for names, not for p
 from __future__ import annotations
 
 _REGISTERED = (
-    "query-status",
+    "query-status", "eject",
     "query-block", "query-block-jobs", "blockdev-backup", "query-named-block-nodes",
     "block-dirty-bitmap-add", "block-dirty-bitmap-remove", "block-dirty-bitmap-clear",
     "block-dirty-bitmap-enable", "x-block-dirty-bitmap-enable",

@@ -26,7 +26,7 @@ PROGRAMS = ("qemu-system", "qemu-storage-daemon")
 """What can be emulated. The storage daemon has no machine, and leaves without an event."""
 
 SYSTEM_ONLY = frozenset({
-    "cont", "device_add", "device_del", "human-monitor-command", "qom-get", "qom-set",
+    "cont", "device_add", "device_del", "eject", "human-monitor-command", "qom-get", "qom-set",
     "query-status", "stop", "system_reset",
 })  # fmt: skip
 """Commands that the storage daemon does not have."""
@@ -195,8 +195,13 @@ class Machine:
         await self.empty_disk(disk)
 
     async def empty_disk(self, disk: Backend) -> None:
-        """Take out what is in a disk; what was begun with it ends first."""
+        """Take out what is in a disk, and the exports made for it; what was begun ends first."""
         await self.wait_for(disk.begun)
+        for export in [each for each in self.graph.exports.values() if each.disk is disk]:
+            export.shutting_down = True
+            if self.nbd_server is not None:
+                await self.nbd_server.remove(export.name, hard=True)
+            await self.forget_export(export)
         node, disk.node = disk.node, None
         if node is not None:
             await self.release_node(node)

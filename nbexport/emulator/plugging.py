@@ -144,7 +144,7 @@ def _use_disk(machine: Machine, device: Device) -> None:
         thread = _thread(device.bus, machine)
         attach(machine, disk, disk.node, device, writable=writable)
         if thread is not None:
-            threads.move(machine.graph, disk.node, thread)
+            threads.move(machine.graph, disk.node, thread, mover=disk)
     disk.removable = takes == "cdrom" or given.get("removable", False)
     if given.get("write-cache", "auto") != "auto":
         disk.writeback = given["write-cache"] == "on"
@@ -207,12 +207,17 @@ async def _drop_disk(machine: Machine, device: Device, *, failed: bool = False) 
     await machine.drop_disk(disk)
 
 
-async def remove(machine: Machine, device: Device) -> None:
-    """Take a device out, and whatever is plugged into it; the monitors are told."""
-    for bus in device.buses:
-        for below in list(bus.devices):
-            await remove(machine, below)
+def take_out(machine: Machine, device: Device) -> None:
+    """Take a device out of its bus; its disk is let go of after the reply, and all are told."""
     machine.board.unplug(device)
+    machine.later(_forget(machine, device), at_once=True)
+
+
+async def _forget(machine: Machine, device: Device) -> None:
+    """Drop what a device has, and whatever is plugged into it; the monitors are told."""
+    for bus in device.buses:
+        for below in bus.devices:
+            await _forget(machine, below)
     await _drop_disk(machine, device)
     if device.model.is_virtio:
         machine.emit("DEVICE_DELETED", {"path": f"{device.path}/virtio-backend"})
@@ -220,7 +225,7 @@ async def remove(machine: Machine, device: Device) -> None:
     machine.emit("DEVICE_DELETED", {**told, "path": device.path})
 
 
-async def ask_to_leave(machine: Machine, name: str) -> None:
+def ask_to_leave(machine: Machine, name: str) -> None:
     """Ask for a device to be taken out: ``device_del``.
 
     Raises:
@@ -238,16 +243,13 @@ async def ask_to_leave(machine: Machine, name: str) -> None:
     if device.model.bus == "PCI":
         device.leaving = True
         return
-    await remove(machine, device)
+    take_out(machine, device)
 
 
-async def reset(machine: Machine) -> None:
+def reset(machine: Machine) -> None:
     """Reset the machine, which lets go of what it was asked for."""
     machine.emit("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
 
-    async def let_go() -> None:
-        for device in list(machine.board.devices()):
-            if device.leaving:
-                await remove(machine, device)
-
-    machine.later(let_go(), at_once=True)
+    for device in list(machine.board.devices()):
+        if device.leaving:
+            take_out(machine, device)

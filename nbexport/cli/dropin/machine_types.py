@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from nbexport import qapi
 from nbexport.emulator.models import ALIASES, MODELS, described, listed
 from nbexport.errors import CommandError, UsageError
+from nbexport.qapi.model import EnumType
 from nbexport.qmp import jsonstream
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ def board_of(kind: str, release: Release) -> str:
         if _OLDEST[match[1]] <= version <= release.version[:2]:
             return _BOARDS[match[1]]
     raise UsageError("unsupported machine type\nUse -machine help to list supported machines")
+
+
+def formats(release: Release) -> str:
+    """Return the text of ``-drive format=help``."""
+    drivers = qapi.load_release(str(release)).find_type("BlockdevDriver")
+    assert isinstance(drivers, EnumType)
+    names = " ".join(sorted(member.name for member in drivers.members))
+    return f"Supported formats: {names}\nSupported formats (read-only): {names}\n"
 
 
 def devices(driver: str) -> str:

@@ -24,6 +24,13 @@ OPTIONS = (
            "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
     Option("drive", "", "OPTIONS", "open a disk that query-block lists", "Block devices", "differs",
            "if=none, virtio and ide; without snapshot=on, copy-on-read and throttling"),
+    *(
+        Option(name, "", "FILE", f"a disk at IDE's place {place}", "Block devices", "differs",
+               "as -drive, and so is a name alone")
+        for place, name in enumerate(("hda", "hdb", "hdc", "hdd"))
+    ),
+    Option("cdrom", "", "FILE", "a medium in a CD-ROM drive at place 2", "Block devices", "differs",
+           "as -drive"),
     Option("device", "", "OPTIONS", "plug a device in", "Block devices", "differs",
            "virtio-blk, virtio-scsi, scsi-hd, scsi-cd, ide-hd and ide-cd: what holds a disk, "
            "which no guest sees"),
@@ -63,11 +70,11 @@ OPTIONS = (
         Option(name, "", value, "", "", "refused", "devices, guests and migration are not emulated")
         for name, value in (
             ("acpitable", "X"), ("add-fd", "X"), ("append", "X"), ("async-teardown", ""),
-            ("audio", "X"), ("audio-help", ""), ("audiodev", "X"), ("bios", "X"), ("cdrom", "X"),
+            ("audio", "X"), ("audio-help", ""), ("audiodev", "X"), ("bios", "X"),
             ("chroot", "X"), ("d", "X"), ("D", "X"), ("debugcon", "X"),             ("dfilter", "X"), ("dtb", "X"), ("dump-vmstate", "X"), ("echr", "X"),
             ("enable-sync-profile", ""), ("fda", "X"), ("fdb", "X"), ("fsdev", "X"),
             ("full-screen", ""), ("fw_cfg", "X"), ("g", "X"), ("gdb", "X"), ("global", "X"),
-            ("hda", "X"), ("hdb", "X"), ("hdc", "X"), ("hdd", "X"), ("icount", "X"),
+            ("icount", "X"),
             ("incoming", "X"), ("initrd", "X"), ("iscsi", "X"), ("k", "X"), ("kernel", "X"),
             ("L", "X"), ("loadvm", "X"), ("mem-path", "X"), ("mem-prealloc", ""),
             ("mtdblock", "X"), ("netdev", "X"), ("no-fd-bootchk", ""), ("numa", "X"),

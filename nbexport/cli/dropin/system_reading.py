@@ -30,6 +30,10 @@ _DISPLAYS: Final = frozenset({
 _PLAIN: Final = frozenset({"null", "stdio"})
 _OTHERS: Final = frozenset({"msmouse", "pty", "testdev", "vc", "wctablet"})
 _TCP: Final = re.compile(r"([^:]{0,64}):([^,]{1,32})(?:,(.*))?\Z", re.DOTALL)
+_DRIVES: Final = {
+    "hda": "index=0,media=disk", "hdb": "index=1,media=disk", "hdc": "index=2,media=disk",
+    "hdd": "index=3,media=disk", "cdrom": "index=2,media=cdrom",
+}  # fmt: skip
 _MON_NAMES: Final = frozenset({"chardev", "mode", "pretty"})
 
 
@@ -85,8 +89,11 @@ class Reader:
 
     def _read(self, word: Word) -> None:
         name, value, wanted = word.name, word.value, self._wanted
-        if not name:
-            raise self._reporter.fail("a disk image alone is not supported by this emulator")
+        if not name or name in _DRIVES:
+            # A comma in the name of a file would end it.
+            value = value.replace(",", ",,")
+            wanted.blocks.append((word.place, "drive", f"{_DRIVES[name or 'hda']},file={value}"))
+            return
         if BY_NAME[name].verdict == "refused":
             raise self._reporter.fail(f"-{name} is not supported by this emulator")
         if name in {"h", "help"}:
@@ -121,8 +128,9 @@ class Reader:
                     self._objects.parse(value)
             wanted.objects.append((word.place, value))
         elif name in {"blockdev", "drive"}:
-            if name == "drive":
-                self._drives.parse(value)
+            if name == "drive" and self._drives.parse(value).get("format") in {"help", "?"}:
+                sys.stdout.write(machine_types.formats(self._release))
+                raise StopError(0)
             wanted.blocks.append((word.place, name, value))
         elif name == "device":
             self._read_device(word)

@@ -23,13 +23,13 @@ async def device_add(machine: Machine, arguments: Arguments) -> None:
 @command("device_del")
 async def device_del(machine: Machine, arguments: Arguments) -> None:
     """Ask for a device to be taken out."""
-    await plugging.ask_to_leave(machine, arguments["id"])
+    plugging.ask_to_leave(machine, arguments["id"])
 
 
 @command("system_reset")
 async def system_reset(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     """Reset the machine."""
-    await plugging.reset(machine)
+    plugging.reset(machine)
 
 
 def _find(machine: Machine, path: str) -> Device:

@@ -99,6 +99,7 @@ async def server_add(machine: Machine, arguments: Arguments) -> None:
             **({"bitmaps": [bitmap]} if bitmap is not None else {}),
         },
     )
+    machine.graph.exports[name].disk = machine.graph.backends.get(device)
 
 
 @command("nbd-server-remove")

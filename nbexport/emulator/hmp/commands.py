@@ -130,7 +130,7 @@ async def _device_add(machine: Machine, screen: Screen, given: Arguments) -> Non
 @entry("device_del", Word("id", "string"), shown="device", summary="take a device out")
 async def _device_del(machine: Machine, screen: Screen, given: Arguments) -> None:
     del screen
-    await plugging.ask_to_leave(machine, given["id"])
+    plugging.ask_to_leave(machine, given["id"])
 
 
 @entry(
@@ -172,7 +172,14 @@ def _warning(screen: Screen) -> Any:
     return lambda text: screen.tell(f"{text}\n")
 
 
-@entry("drive_del", Word("id", "block"), shown="device", summary="take the medium from a disk")
+@entry("eject", Word("force", "flag", letter="f"), _DEVICE, shown="[-f] device",
+       summary="take the medium from a disk whose device lets go of it")  # fmt: skip
+async def _eject(machine: Machine, screen: Screen, given: Arguments) -> None:
+    del screen
+    await COMMANDS["eject"](machine, given)
+
+
+@entry("drive_del", Word("id", "block"), shown="device", summary="forget a disk, or leave its device without one")
 async def _drive_del(machine: Machine, screen: Screen, given: Arguments) -> None:
     name = given["id"]
     if name in machine.graph.nodes:
@@ -208,12 +215,7 @@ async def _drive_del(machine: Machine, screen: Screen, given: Arguments) -> None
 async def _qemu_io(machine: Machine, screen: Screen, given: Arguments) -> None:
     name = given["device"]
     if "qdev" in given:
-        found = machine.board.find(name) or machine.board.of_disk(name)
-        if found is None:
-            raise CommandError(f"Device '{name}' not found", error_class="DeviceNotFound")
-        if found.disk is None or name == found.id != found.told:
-            raise CommandError("Device does not have a block device backend")
-        disk, lasting = found.disk, True
+        disk, lasting = machine.board.disk_of(name), True
     elif name in machine.graph.backends:
         disk, lasting = machine.graph.backends[name], True
     else:

@@ -372,7 +372,7 @@ async def _alloc(target: Target, verb: Verb, line: Line) -> None:
     except OSError as error:
         target.write(f"is_allocated failed: {reason(error)}\n")
         return
-    allocated = sum(stop - start for start, stop, flags in depth if flags == 1)
+    allocated = sum(length for _, length, flags in depth if flags == 1)
     target.write(
         f"{allocated}/{max(end - offset, 0)} bytes allocated at offset {words.shown(offset)}\n"
     )
@@ -387,14 +387,13 @@ async def _map(target: Target, verb: Verb, line: Line) -> None:
         target.tell(f"Failed to query image length: {reason(error)}\n")
         return
     runs: list[tuple[int, int, bool]] = []
-    for start, stop, flags in depth:
+    for start, length, flags in depth:
         here = flags == 1
         if runs and runs[-1][2] == here:
-            runs[-1] = (runs[-1][0], stop, here)
+            runs[-1] = (runs[-1][0], runs[-1][1] + length, here)
         else:
-            runs.append((start, stop, here))
-    for start, stop, here in runs:
-        length = stop - start
+            runs.append((start, length, here))
+    for start, length, here in runs:
         target.write(
             f"{words.shown(length)} ({length:#x}) bytes "
             f"{'    allocated' if here else 'not allocated'} at offset {words.shown(start)} "
