@@ -241,7 +241,9 @@ class Board:
 
 def _on_pci(device: Device) -> tuple[int, ...]:
     bus, model = device.bus, device.model.name
-    taken = {(slot, 0): (what, None) for slot, what in bus.taken.items()}
+    taken: dict[tuple[int, int], tuple[str, str | None]] = {
+        (slot, 0): (what, None) for slot, what in bus.taken.items()
+    }
     taken |= {
         (other.place[0], other.place[1]): (other.model.name, other.id) for other in bus.devices
     }
@@ -259,9 +261,7 @@ def _on_pci(device: Device) -> tuple[int, ...]:
     for slot in range(PCI_SLOTS):
         if slot not in used:
             return slot, 0
-    raise CommandError(
-        f"PCI: no slot/function available for {model}, all in use or reserved"
-    )
+    raise CommandError(f"PCI: no slot/function available for {model}, all in use or reserved")
 
 
 def _on_scsi(device: Device) -> tuple[int, ...]:

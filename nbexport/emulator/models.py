@@ -91,9 +91,7 @@ _SCSI: Final = _typed(
     uint16="port_index",
     bool="quirk_mode_page_vendor_specific_apple",
 )
-_SCSI_DISK: Final = _typed(
-    uint64="max_unmap_size", bool="dpofua removable", uint16="rotation_rate"
-)
+_SCSI_DISK: Final = _typed(uint64="max_unmap_size", bool="dpofua removable", uint16="rotation_rate")
 _SCSI_CD: Final = _typed(
     bool="quirk_mode_page_apple_vendor quirk_mode_page_truncated quirk_mode_sense_rom_use_dbd"
 )

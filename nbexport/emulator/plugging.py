@@ -14,7 +14,7 @@ from nbexport import block
 from nbexport.emulator import permissions, properties, threads
 from nbexport.emulator.board import Bus, Device
 from nbexport.emulator.graph import Backend, is_well_formed
-from nbexport.emulator.models import ABSTRACT, ALIASES, BUS_OF_OTHERS, MODELS, WITHOUT_BUS, Model
+from nbexport.emulator.models import ABSTRACT, ALIASES, BUS_OF_OTHERS, MODELS, WITHOUT_BUS
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def _use_disk(machine: Machine, device: Device) -> None:
     disk.on_error = (write, read)
 
 
-def attach(
-    machine: Machine, disk: Backend, node: Node, device: Device, *, writable: bool
-) -> None:
+def attach(machine: Machine, disk: Backend, node: Node, device: Device, *, writable: bool) -> None:
     """Let a device use a node.
 
     Raises:

@@ -34,9 +34,7 @@ _BLOCK_MIN: Final = 512
 _BLOCK_MAX: Final = 2 << 20
 
 
-def read(
-    model: Model, name: str, value: Any, objects: Objects, *, typed: bool = False
-) -> Any:
+def read(model: Model, name: str, value: Any, objects: Objects, *, typed: bool = False) -> Any:
     """Return what a property becomes.
 
     Args:
@@ -64,6 +62,8 @@ def read(
             raise CommandError(f"Parameter '{name}' does not accept value '{text}'")
         return text
     if kind == "iothread":
+        if not text:
+            return None
         found = objects.find(text.removeprefix("/objects/"))
         if found is None or found.type != "iothread":
             raise CommandError(f"Device '{text}' not found", error_class="DeviceNotFound")
@@ -127,6 +127,6 @@ def _size(name: str, text: str) -> int:
 def _address(model: Model, text: str) -> int:
     match = _ADDRESS.match(text)
     slot = int(match[1], 16) if match is not None else 0
-    if match is None or slot >= 32:  # noqa: PLR2004 - the slots of a bus
+    if match is None or slot >= 32:
         raise CommandError(f"Property '{model.name}.addr' doesn't take value '{text}'")
     return slot * 8 + int(match[2] or 0)

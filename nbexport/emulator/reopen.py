@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
-from nbexport.emulator import permissions
+from nbexport.emulator import permissions, threads
 from nbexport.errors import CommandError, FormatError, UsageError
 from nbexport.units import SECTOR_SIZE
 
@@ -118,15 +118,19 @@ class Reopener:
             CommandError: a node is not there, an option cannot change, or a user of a node does
                 not allow it. Everything is as it was.
         """
-        changes = [self._prepare(each) for each in self._queue(wanted)]
-        for change in changes:
-            change.show()
+        changes: list[_Change] = []
+        worked_in = [(node, node.thread) for node in self._graph.nodes.values()]
         try:
+            changes += [self._prepare(each) for each in self._queue(wanted)]
+            for change in changes:
+                change.show()
             self._check(changes)
             self._carry_out(changes)
         except BaseException as error:
             for change in reversed(changes):
                 change.hide()
+            for node, thread in worked_in:
+                node.thread = thread
             permissions.settle(self._graph)
             if isinstance(error, FormatError):
                 raise CommandError(error.message) from error
@@ -160,16 +164,23 @@ class Reopener:
         return list(found.values())
 
     def _add(self, found: dict[str, _Wanted], node: Node, new: _Wanted) -> None:
-        """Queue a node, and the child that was described with it."""
+        """Queue a node, and the children that were described with it."""
         earlier = found.get(node.name)
         if earlier is not None:
             new = _Wanted(node, {**earlier.options, **new.options}, new.inherited)
         found[node.name] = new
-        child, given = node.file, new.options.get("file")
-        if child is None or not _is_inline(node):
-            return
-        # The child follows its parent in what the parent is told, unless it was told itself.
-        inherited = new.options.get("read-only")
+        if node.backing is not None and _has_inline_backing(node):
+            # A backing file is read only unless it was told otherwise.
+            self._add_child(found, node.backing, new.options.get("backing"), inherited=True)
+        if node.file is not None and _is_inline(node):
+            # The child follows its parent in what the parent is told, unless it was told itself.
+            self._add_child(
+                found, node.file, new.options.get("file"), inherited=new.options.get("read-only")
+            )
+
+    def _add_child(
+        self, found: dict[str, _Wanted], child: Node, given: Any, *, inherited: bool | None
+    ) -> None:
         if isinstance(given, dict):
             wanted = _Wanted(child, {"node-name": child.name, **given}, bool(inherited))
             self._add(found, child, wanted)
@@ -205,6 +216,9 @@ class Reopener:
             raise CommandError("No write access")
         self._place_backing(change)
         self._place_file(change)
+        for new, old in ((change.backing, node.backing), (change.file, node.file)):
+            if new is not None and new is not old:
+                self._join(node, new)
         if options["driver"] != driver:
             raise CommandError("Cannot change the option 'driver'")
         if options["node-name"] != node.name:
@@ -215,7 +229,20 @@ class Reopener:
                 raise CommandError(f"Cannot change the option '{name}'")
         if _is_inline(node):
             change.options["file"] = node.options.get("file", {})
+        if change.backing is node.backing is not None and _has_inline_backing(node):
+            change.options.pop("backing", None)
+            if "backing" in node.options:
+                change.options["backing"] = node.options["backing"]
         return change
+
+    def _join(self, node: Node, child: Node) -> None:
+        """Have a new child work where its parent does, or the parent where the child does."""
+        if child.thread is node.thread:
+            return
+        try:
+            threads.move(self._graph, child, node.thread)
+        except CommandError:
+            threads.move(self._graph, node, child.thread)
 
     def _place_backing(self, change: _Change) -> None:
         node, options = change.node, change.options
@@ -227,7 +254,9 @@ class Reopener:
             return
         given = options["backing"]
         if isinstance(given, dict):
-            raise CommandError("Cannot change the option 'backing.driver'")
+            if node.backing is None or not _has_inline_backing(node):
+                raise CommandError("Cannot change the option 'backing.driver'")
+            return
         change.backing = None if given is None else self._child(change, "backing", given)
 
     def _place_file(self, change: _Change) -> None:
@@ -328,6 +357,11 @@ class Reopener:
 def _is_inline(node: Node) -> bool:
     """Whether the node's file was described with it, not named."""
     return node.file is not None and not isinstance(node.options.get("file"), str)
+
+
+def _has_inline_backing(node: Node) -> bool:
+    """Whether the node's backing file was described with it, or taken from the image."""
+    return not isinstance(node.options.get("backing"), str)
 
 
 def _has_unstored_bitmaps(node: Node) -> bool:

@@ -19,10 +19,10 @@ from nbexport.cli.dropin.hosting import (
     StopError,
     version_numbers,
 )
-from nbexport.emulator.optionlist import CHARDEV_KINDS, HelpWantedError
 from nbexport.emulator.chardevs import Chardevs
 from nbexport.emulator.host import make_monitor
 from nbexport.emulator.machine import Machine
+from nbexport.emulator.optionlist import CHARDEV_KINDS, HelpWantedError
 from nbexport.emulator.release import Release
 from nbexport.emulator.startup import Startup
 from nbexport.errors import NbexportError

@@ -150,11 +150,11 @@ def _print_help() -> None:
 
 async def _make(host: Host, wanted: Wanted) -> None:
     """Make what the command line describes, in QEMU's order."""
-    from nbexport.emulator.optionlist import Group  # noqa: PLC0415 - late
     from nbexport.cli.dropin.qtest import serve  # noqa: PLC0415 - late
     from nbexport.emulator import plugging  # noqa: PLC0415 - late
     from nbexport.emulator.board import Board  # noqa: PLC0415 - late
     from nbexport.emulator.disks import Drives  # noqa: PLC0415 - late
+    from nbexport.emulator.optionlist import Group  # noqa: PLC0415 - late
 
     host.machine.board = Board(wanted.machine or "pc")
     host.machine.running = host.machine.started = not wanted.stopped

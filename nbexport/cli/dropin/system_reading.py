@@ -108,6 +108,7 @@ class Reader:
                 raise StopError(0)
             kind = optionlist.Group("machine", "type").parse(value).get("type")
             if kind is not None:
+                self._reporter.place = ""
                 wanted.machine = machine_types.board_of(kind, self._release)
         elif name == "nodefaults":
             wanted.bare = True

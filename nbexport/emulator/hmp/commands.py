@@ -179,7 +179,12 @@ async def _eject(machine: Machine, screen: Screen, given: Arguments) -> None:
     await COMMANDS["eject"](machine, given)
 
 
-@entry("drive_del", Word("id", "block"), shown="device", summary="forget a disk, or leave its device without one")
+@entry(
+    "drive_del",
+    Word("id", "block"),
+    shown="device",
+    summary="forget a disk, or leave its device without one",
+)
 async def _drive_del(machine: Machine, screen: Screen, given: Arguments) -> None:
     name = given["id"]
     if name in machine.graph.nodes:
@@ -357,5 +362,3 @@ _job_verb("resume", "let a job go on")
 async def _job_speed(machine: Machine, screen: Screen, given: Arguments) -> None:
     del screen
     await COMMANDS["block-job-set-speed"](machine, given)
-
-

@@ -95,7 +95,9 @@ class Monitor:
         if byte in b"0123456789;":
             return
         self._escape = b""
-        self._key({ord("D"): _LEFT, ord("C"): _RIGHT, ord("H"): _BEGIN, ord("F"): _END}.get(byte, 0))
+        self._key(
+            {ord("D"): _LEFT, ord("C"): _RIGHT, ord("H"): _BEGIN, ord("F"): _END}.get(byte, 0)
+        )
 
     def _draw(self) -> None:
         """Draw the line anew if it has changed, and put the cursor where it is."""

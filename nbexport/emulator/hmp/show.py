@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def disk(info: Mapping[str, Any] | None, inserted: Mapping[str, Any] | None, *, images: bool) -> str:
+def disk(
+    info: Mapping[str, Any] | None, inserted: Mapping[str, Any] | None, *, images: bool
+) -> str:
     """Return what is shown of a disk, or of a node alone.
 
     Args:
@@ -93,7 +95,7 @@ def _image(image: Mapping[str, Any]) -> Iterator[str]:
 def size(value: int) -> str:
     """Return a number of bytes with three digits, in the unit that fits."""
     amount, unit = float(value), 0
-    while amount >= 1000 and unit < len(_UNITS) - 1:  # noqa: PLR2004 - three digits at most
+    while amount >= 1000 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1024, unit + 1
     return f"{amount:.3g} {_UNITS[unit]}"
 

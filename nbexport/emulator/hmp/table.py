@@ -165,7 +165,7 @@ def helps(words: str) -> Iterator[str]:
             yield each.help()
         return
     if given[0] == "info":
-        wanted = [each for each in INFO if len(given) < 2 or given[1] in each.names]  # noqa: PLR2004
+        wanted = [each for each in INFO if len(given) < 2 or given[1] in each.names]
         for each in sorted(wanted, key=lambda each: each.names):
             yield each.help("info ")
         return

@@ -48,9 +48,7 @@ class Word:
     letter: str = ""
 
 
-def read(
-    text: str, wanted: Sequence[Word], write: Callable[[str], object]
-) -> dict[str, Any]:
+def read(text: str, wanted: Sequence[Word], write: Callable[[str], object]) -> dict[str, Any]:
     """Return the arguments of a command by name; those that are missing have no name.
 
     Args:
@@ -107,7 +105,7 @@ def _word(text: str, write: Callable[[str], object]) -> tuple[str | None, str]:
         match = _WORD_END.search(text)
         end = match.start() if match is not None else len(text)
         return text[:end], text[end:]
-    piece = []
+    piece: list[str] = []
     position = 1
     while position < len(text):
         char = text[position]

@@ -111,7 +111,7 @@ async def _read(target: Target, verb: Verb, line: Line) -> None:
     skip = words.number(switches["s"]) if "s" in switches else 0
     expected = words.pattern(switches["P"]) if "P" in switches else None
     checked = words.number(switches["l"]) if "l" in switches else None
-    if len(line.operands) != 2:  # noqa: PLR2004 - offset and length
+    if len(line.operands) != 2:
         raise RefusedError
     offset, length = words.number(line.operands[0]), words.number(line.operands[1])
     _check_length(length, line.operands[1])
@@ -156,9 +156,7 @@ async def _show(
         return
     if "v" in line.switches:
         target.write(words.dump(data, offset))
-    target.write(
-        words.report("read", seconds, offset, length, parsable="C" in line.switches)
-    )
+    target.write(words.report("read", seconds, offset, length, parsable="C" in line.switches))
 
 
 async def _aio_read(target: Target, verb: Verb, line: Line) -> None:
@@ -180,7 +178,7 @@ async def _aio_read(target: Target, verb: Verb, line: Line) -> None:
 async def _write(target: Target, verb: Verb, line: Line) -> None:
     switches = line.switches
     fill = words.pattern(switches["P"]) if "P" in switches else _FILL
-    if len(line.operands) != 2:  # noqa: PLR2004 - offset and length
+    if len(line.operands) != 2:
         raise RefusedError
     _check_switches(switches.keys())
     offset, length = words.number(line.operands[0]), words.number(line.operands[1])
@@ -259,9 +257,9 @@ async def _aio_write(target: Target, verb: Verb, line: Line) -> None:
     if "i" in switches:
         target.write("injecting invalid write request\n")
         return
-    if len(line.operands) < 2:  # noqa: PLR2004 - offset and length
+    if len(line.operands) < 2:
         raise RefusedError
-    if "z" in switches and len(line.operands) > 2:  # noqa: PLR2004 - as above
+    if "z" in switches and len(line.operands) > 2:
         raise RefusedError("-z supports only a single length parameter\n")
     if "u" in switches and "z" not in switches:
         raise RefusedError("-u requires -z to be specified\n")
@@ -269,9 +267,7 @@ async def _aio_write(target: Target, verb: Verb, line: Line) -> None:
         raise RefusedError("-z and -P cannot be specified at the same time\n")
     if "z" in switches:
         offset, length = words.number(line.operands[0]), words.number(line.operands[1])
-        change = Change(
-            offset, length, None, durable="f" in switches, unmap="u" in switches
-        )
+        change = Change(offset, length, None, durable="f" in switches, unmap="u" in switches)
     else:
         offset, lengths = _vector(line)
         data = bytes([fill]) * sum(lengths)
@@ -303,7 +299,7 @@ async def _flush(target: Target, verb: Verb, line: Line) -> None:
 
 
 async def _discard(target: Target, verb: Verb, line: Line) -> None:
-    if len(line.operands) != 2:  # noqa: PLR2004 - offset and length
+    if len(line.operands) != 2:
         raise RefusedError
     offset, length = words.number(line.operands[0]), words.number(line.operands[1])
     _check_length(length, line.operands[1])
@@ -321,7 +317,7 @@ async def _discard(target: Target, verb: Verb, line: Line) -> None:
 
 def _vector(line: Line) -> tuple[int, list[int]]:
     """Return the offset of a request, and the lengths of its parts."""
-    if len(line.operands) < 2:  # noqa: PLR2004 - offset and length
+    if len(line.operands) < 2:
         raise RefusedError
     offset = words.number(line.operands[0])
     lengths: list[int] = []
@@ -330,9 +326,7 @@ def _vector(line: Line) -> tuple[int, list[int]]:
         if length > REQUEST_MAX:
             raise RefusedError(f"Argument '{text}' exceeds maximum size {REQUEST_MAX}\n")
         if sum(lengths) > REQUEST_MAX - length:
-            raise RefusedError(
-                f"The total number of bytes exceed the maximum size {REQUEST_MAX}\n"
-            )
+            raise RefusedError(f"The total number of bytes exceed the maximum size {REQUEST_MAX}\n")
         lengths.append(length)
     return offset, lengths
 
@@ -382,7 +376,7 @@ async def _map(target: Target, verb: Verb, line: Line) -> None:
     del verb, line
     try:
         node = target.node()
-        depth, _ = await target.timed(lambda: node.block.depth())
+        depth, _ = await target.timed(node.block.depth)
     except OSError as error:
         target.tell(f"Failed to query image length: {reason(error)}\n")
         return
@@ -475,6 +469,4 @@ VERBS: Final = (
 )  # fmt: skip
 """The commands that there are."""
 
-_BY_NAME: Final = {
-    name: verb for verb in VERBS for name in (verb.name, verb.alias) if name
-}
+_BY_NAME: Final = {name: verb for verb in VERBS for name in (verb.name, verb.alias) if name}

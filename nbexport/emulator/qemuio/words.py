@@ -126,9 +126,7 @@ def shown(value: float) -> str:
     return f"{text} {name}"
 
 
-def report(
-    what: str, seconds: float, offset: int, length: int, *, parsable: bool = False
-) -> str:
+def report(what: str, seconds: float, offset: int, length: int, *, parsable: bool = False) -> str:
     """Return what is printed of a request that is done.
 
     Args:
@@ -161,8 +159,7 @@ def dump(data: bytes, offset: int) -> str:
         piece = data[start : start + _DUMPED]
         digits = "".join(f"{byte:02x} " for byte in piece)
         letters = "".join(
-            chr(byte) if byte < 128 and chr(byte).isalnum() else "."  # noqa: PLR2004 - ASCII
-            for byte in piece
+            chr(byte) if byte < 128 and chr(byte).isalnum() else "." for byte in piece
         )
         lines.append(f"{offset + start:08x}:  {digits} {letters}\n")
     return "".join(lines)
