@@ -188,7 +188,9 @@ class Board:
             CommandError: there is no such device, or it has no disk.
         """
         for device in self.devices():
-            if name in {device.told, device.told.removeprefix("/machine/peripheral/")}:
+            # The disk of one of virtio belongs to a part of it.
+            own = device.told if device.model.is_virtio else device.path
+            if name in {own, own.removeprefix("/machine/peripheral/"), device.told}:
                 if device.disk is not None:
                     return device.disk
                 break

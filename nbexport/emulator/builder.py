@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbexport import block
 from nbexport.bits import Bitmap
-from nbexport.emulator import drivers, permissions
+from nbexport.emulator import caches, drivers, permissions
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
 from nbexport.errors import CommandError, FormatError, PeerError, UsageError
 
@@ -186,6 +186,7 @@ class Builder:
         writable = not read_only and isinstance(file.block, block.FileNode)
         if "backing" not in options:
             disk = block.Qcow2Node(file.block, writable=writable)
+            caches.check(options, disk.header.cluster_size)
             node = self._register(name, disk, options, read_only=read_only, file=file)
             if disk.backing is not None:
                 # No schema has the names: only an image's own backing file is named so.
@@ -194,6 +195,7 @@ class Builder:
             self._begin_writing(node, disk)
             return node
         disk = block.Qcow2Node(file.block, backing=None, writable=writable)
+        caches.check(options, disk.header.cluster_size)
         node = self._register(name, disk, options, read_only=read_only, file=file)
         if options["backing"] is not None:
             if disk.header.backing_file is not None:

@@ -26,7 +26,7 @@ PROGRAMS = ("qemu-system", "qemu-storage-daemon")
 """What can be emulated. The storage daemon has no machine, and leaves without an event."""
 
 SYSTEM_ONLY = frozenset({
-    "cont", "device_add", "device_del", "eject", "human-monitor-command", "qom-get", "qom-set",
+    "cont", "device_add", "device_del", "eject", "human-monitor-command",
     "query-status", "stop", "system_reset",
 })  # fmt: skip
 """Commands that the storage daemon does not have."""

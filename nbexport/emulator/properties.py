@@ -82,13 +82,15 @@ def _check_type(name: str, kind: str, value: Any) -> None:
         fits, wanted = isinstance(value, bool), "boolean"
     elif kind in _LIMITS or kind == "size":
         fits = isinstance(value, int) and not isinstance(value, bool)
-        wanted = "int64" if kind == "int32" else "uint64"
+        wanted = "integer" if kind == "int32" else "uint64"
         if name == "addr":
             fits = fits or isinstance(value, str)
     else:
         fits, wanted = isinstance(value, str), "string"
+    if not fits and wanted == "uint64":
+        raise CommandError(f"Parameter '{name}' expects uint64")
     if not fits:
-        raise CommandError(f"Parameter '{name}' expects {wanted}")
+        raise CommandError(f"Invalid parameter type for '{name}', expected: {wanted}")
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
-from nbexport.emulator import permissions, threads
+from nbexport.emulator import caches, permissions, threads
 from nbexport.errors import CommandError, FormatError, UsageError
 from nbexport.units import SECTOR_SIZE
 
@@ -227,6 +227,8 @@ class Reopener:
             fixed = name not in _COMMON and name not in known and name not in _CHILDREN
             if fixed and (name not in node.options or node.options[name] != value):
                 raise CommandError(f"Cannot change the option '{name}'")
+        if isinstance(node.block, block.Qcow2Node):
+            caches.check(options, node.block.header.cluster_size)
         if _is_inline(node):
             change.options["file"] = node.options.get("file", {})
         if change.backing is node.backing is not None and _has_inline_backing(node):

@@ -163,5 +163,8 @@ def test_our_commands_are_among_theirs(live):
     # The storage daemon has no machine that could stop or take devices.
     assert ours - theirs in (
         set(),
-        {"query-status", "stop", "cont", "device_add", "device_del"},
+        {
+            *("query-status", "stop", "cont", "device_add", "device_del", "system_reset"),
+            *("eject", "human-monitor-command"),
+        },
     )

@@ -151,7 +151,10 @@ class Reader:
         try:
             options = self._devices.parse(word.value)
         except optionlist.HelpWantedError:
-            sys.stdout.write(machine_types.devices(word.value.partition(",")[0]))
+            try:
+                sys.stdout.write(machine_types.devices(word.value.partition(",")[0]))
+            except CommandError as error:
+                self._reporter.tell(str(error))
             raise StopError(0) from None
         self._wanted.devices.append((word.place, options, False))
 

@@ -264,6 +264,8 @@ FEATURES = {
 }
 # The same around exports and bitmaps; here several rows hold for a release.
 AROUND = {
+    "4.2-11.0": {"human-monitor-command": "savevm-monitor-nodes"},
+    "5.0-11.0": {"eject.device": "deprecated"},
     "6.0-9.1": {
         f"{name}.loaded": "deprecated"
         for name in (
@@ -326,9 +328,12 @@ def test_features_and_what_they_advise(release):
 
 
 EARLY_ALWAYS = {"qmp_capabilities", "query-version", "query-commands"}
-EARLY_3 = EARLY_ALWAYS | {"qom-list-types", "query-status"}
+EARLY_3 = EARLY_ALWAYS | {"qom-get", "qom-list-types", "qom-set", "query-status"}
 EARLY_6 = EARLY_3 | {"quit", "query-qmp-schema"}
-NEVER_EARLY = {"transaction", "stop", "cont", "device_add", "device_del", "block-job-change"}
+NEVER_EARLY = {
+    *("transaction", "stop", "cont", "device_add", "device_del", "block-job-change"),
+    *("eject", "human-monitor-command", "system_reset"),
+}
 
 
 @pytest.mark.parametrize("release", MAIN)

@@ -38,6 +38,7 @@ STEPS = {
         +blockdev-add.detect-zeroes +blockdev-add.discard +blockdev-add.driver
         +blockdev-add.node-name +blockdev-add.read-only +blockdev-backup.compress
         +device_add ~x-blockdev-del.node-name
+        +DEVICE_TRAY_MOVED.id +eject.id ~eject.device
     """,
     "2.9": """
         -x-blockdev-del +InetSocketAddress.numeric +InetSocketAddressBase
@@ -57,6 +58,7 @@ STEPS = {
         ~BlockdevOptionsNbd.server ~BlockdevOptionsQcow2.backing ~SocketAddress.=fd
         ~SocketAddress.=inet ~SocketAddress.=unix ~SocketAddress.=vsock
         ~nbd-server-start.addr
+        +RESET.guest
     """,
     "2.11": "+BlockdevOptionsFile.pr-manager",
     "2.12": """
@@ -83,6 +85,7 @@ STEPS = {
         ~BLOCK_JOB_READY.type ~BlockJobInfo.status ~ImageInfoSpecificQCow2Encryption.=aes
         ~SchemaInfoCommand.allow-oob ~qmp_capabilities ~qom-list-types ~query-commands
         ~query-status ~query-version <>ImageInfoSpecificQCow2Encryption
+        ~qom-get ~qom-set
     """,
     "3.1": """
         +BlockDirtyBitmapMergeWrapper +TransactionAction.=x-block-dirty-bitmap-merge
@@ -111,6 +114,7 @@ STEPS = {
         +TransactionActionKind.block-dirty-bitmap-merge +block-dirty-bitmap-add.disabled
         +block-dirty-bitmap-disable +block-dirty-bitmap-enable +block-dirty-bitmap-merge
         +nbd-server-add.bitmap +nbd-server-start.tls-authz +x-blockdev-reopen
+        +RESET.reason
     """,
     "4.1": """
         +BlockDirtyBitmapMergeSource +BlockdevOptionsNull.read-zeroes
@@ -123,12 +127,14 @@ STEPS = {
         +TransactionAction.=block-dirty-bitmap-remove
         +TransactionActionKind.block-dirty-bitmap-remove +blockdev-backup.bitmap-mode
         +blockdev-backup.filter-node-name <>blockdev-backup
+        ~human-monitor-command
     """,
     "5.0": """
         -SchemaInfoCommand.features -SchemaInfoObject.features +BlockdevAioOptions.io_uring
         +SchemaInfo.features +SchemaInfoObjectMember.features +nbd-server-add.description
         +query-named-block-nodes.flat ~BlockDeviceInfo.encryption_key_missing
         ~BlockDirtyInfo.status ~BlockInfo.dirty-bitmaps
+        ~eject.device
     """,
     "5.1": """
         +ImageInfoSpecificQCow2.compression-type +JobType.amend +Qcow2CompressionType
