@@ -56,6 +56,7 @@ class Machine:
         running: whether the machine runs, between cont and stop.
         started: whether it has run at all.
         starting: whether options of a command line are acted on.
+        quitting: whether the process ends.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
     """
 
@@ -76,6 +77,7 @@ class Machine:
         self.running = True
         self.started = True
         self.starting = False
+        self.quitting = False
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
         self._quit: Callable[[], None] | None = None
@@ -221,6 +223,7 @@ class Machine:
 
     def request_quit(self) -> None:
         """Ask the process to end once the reply is sent."""
+        self.quitting = True
         if self._quit is not None:
             self._quit()
 

@@ -117,7 +117,7 @@ async def _info_block(machine: Machine, screen: Screen, given: Arguments) -> Non
             screen.tell(show.disk(None, node, images=images))
 
 
-@entry("device_add", Word("options", "rest", optional=True), shown="driver[,prop=value][,...]",
+@entry("device_add", Word("options", "string", optional=True), shown="driver[,prop=value][,...]",
        summary="plug a device in")  # fmt: skip
 async def _device_add(machine: Machine, screen: Screen, given: Arguments) -> None:
     try:
@@ -274,7 +274,7 @@ async def _server_start(machine: Machine, screen: Screen, given: Arguments) -> N
     if "all" not in given:
         return
     for disk in list(machine.graph.disks):
-        if disk.node is None or not disk.name:
+        if disk.node is None:
             continue
         try:
             await COMMANDS["nbd-server-add"](

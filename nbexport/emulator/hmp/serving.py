@@ -67,7 +67,9 @@ async def _serve(machine: Machine, channel: Channel) -> None:
                 # What was typed is there before what comes of it.
                 channel.write(monitor.take_drawing())
                 text = await run({"command-line": line})
-                channel.write(text.encode() + PROMPT.encode())
+                channel.write(text.encode())
+                if not machine.quitting:
+                    channel.write(PROMPT.encode())
             channel.write(monitor.take_drawing())
             await channel.drain()
     except OSError:

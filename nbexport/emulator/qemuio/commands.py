@@ -263,8 +263,6 @@ async def _aio_write(target: Target, verb: Verb, line: Line) -> None:
         raise RefusedError("-z supports only a single length parameter\n")
     if "u" in switches and "z" not in switches:
         raise RefusedError("-u requires -z to be specified\n")
-    if {"z", "P"} <= switches.keys():
-        raise RefusedError("-z and -P cannot be specified at the same time\n")
     if "z" in switches:
         offset, length = words.number(line.operands[0]), words.number(line.operands[1])
         change = Change(offset, length, None, durable="f" in switches, unmap="u" in switches)
@@ -401,8 +399,9 @@ async def _info(target: Target, verb: Verb, line: Line) -> None:
         disk = target.node().block
     except OSError:
         return
-    target.write(f"format name: {disk.driver}\n")
-    if isinstance(disk, block.NullNode):
+    # What has its data from outside is called twice, and what is no file tells no more.
+    target.write(f"format name: {disk.driver}\n" * (2 if disk.file is None else 1))
+    if disk.file is None and not isinstance(disk, block.FileNode):
         return
     offset = 0
     if isinstance(disk, block.Qcow2Node):
@@ -422,7 +421,7 @@ async def _sleep(target: Target, verb: Verb, line: Line) -> None:
     try:
         milliseconds = int(line.operands[0], 0)
     except ValueError:
-        target.write(f"{line.operands[0]}: Invalid argument\n")
+        target.write(f"{line.operands[0]} is not a valid number\n")
         return
     start = time.monotonic()
     await asyncio.sleep(max(milliseconds, 0) / 1000 - (time.monotonic() - start))
