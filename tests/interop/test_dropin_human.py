@@ -145,7 +145,9 @@ def test_qemu_io_prints_what_qemus_does(folders):
 # Each line goes in alone, so that what is drawn of one does not meet the answer to another.
 KEYS = [
     b"info status\n", b"bogus\n", b"\n", b"inx\x7ffo stb\batus\r\n", b"tatus\x01info s\x05\n",
-    b"xinfo\x1b[D\x1b[D\x1b[D\x1b[D\x1b[D\x04\x05 status\n", b"info zz zz\x17\x17 status\n", b"\x1b[A\x1b[A\x1b[B\x1b[A\n", b"\x1b[A\x1b[H\x1b[F\x1b[E\x1b[1~\x1b[3~i\x1b[4~\n", b"\x1b[A\x1bOH\x1bOF\n",
+    b"xinfo\x1b[D\x1b[D\x1b[D\x1b[D\x1b[D\x04\x05 status\n",
+    b"info zz zz\x17\x17 status\n", b"\x1b[A\x1b[A\x1b[B\x1b[A\n",
+    b"\x1b[A\x1b[H\x1b[F\x1b[E\x1b[1~\x1b[3~i\x1b[4~\n", b"\x1b[A\x1bOH\x1bOF\n",
     b'qemu-io null "length"\n', b"nbd_server_stop\n",
 ]  # fmt: skip
 
