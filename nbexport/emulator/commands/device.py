@@ -41,9 +41,23 @@ def _find(machine: Machine, path: str) -> Device:
 
 @command("qom-get")
 async def qom_get(machine: Machine, arguments: Arguments) -> Any:
-    """Tell the value of a device's property, as far as it was given."""
+    """Tell the value of a property."""
+    return get_property(_find(machine, arguments["path"]), arguments["property"])
+
+
+@command("qom-set")
+async def qom_set(machine: Machine, arguments: Arguments) -> None:
+    """Change a property."""
     device = _find(machine, arguments["path"])
-    name = arguments["property"]
+    await set_property(machine, device, arguments["property"], arguments["value"])
+
+
+def get_property(device: Device, name: str) -> Any:
+    """Return the value of a device's property, as far as it was given.
+
+    Raises:
+        CommandError: there is no such property, or its value is not known.
+    """
     if name == "type":
         return device.model.name
     if name == "realized":
@@ -65,11 +79,12 @@ def _drive(device: Device) -> str:
     return disk.name or (disk.node.name if disk.node is not None else "")
 
 
-@command("qom-set")
-async def qom_set(machine: Machine, arguments: Arguments) -> None:
-    """Give a device another node as its disk; all else is settled once it is there."""
-    device = _find(machine, arguments["path"])
-    name, value = arguments["property"], arguments["value"]
+async def set_property(machine: Machine, device: Device, name: str, value: Any) -> None:
+    """Give a device another node as its disk; all else is settled once the device is there.
+
+    Raises:
+        CommandError: there is no such property or node, or the node cannot take this user.
+    """
     model = device.model
     if name not in model.properties:
         raise CommandError(f"Property '{model.name}.{name}' not found")
