@@ -265,7 +265,8 @@ FEATURES = {
 # The same around exports and bitmaps; here several rows hold for a release.
 AROUND = {
     "4.2-11.0": {"human-monitor-command": "savevm-monitor-nodes"},
-    "5.0-11.0": {"eject.device": "deprecated"},
+    "5.0-5.2": {"eject.device": "deprecated"},
+    "6.0-11.0": {"eject.device": "deprecated"},
     "6.0-9.1": {
         f"{name}.loaded": "deprecated"
         for name in (
