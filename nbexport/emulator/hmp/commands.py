@@ -27,15 +27,14 @@ _INTERFACES = ("ide", "scsi", "floppy", "pflash", "mtd", "sd", "virtio", "xen")
 
 @entry("help|?", Word("name", "rest", optional=True), shown="[cmd]", summary="tell of commands")
 async def _help(machine: Machine, screen: Screen, given: Arguments) -> None:
-    del machine
-    for line in helps(given.get("name", "")):
+    for line in helps(machine, given.get("name", "")):
         screen.tell(line)
 
 
 @entry("info", shown="[subcommand]", summary="tell about something")
 async def _info(machine: Machine, screen: Screen, given: Arguments) -> None:
-    del machine, given
-    for line in helps("info"):
+    del given
+    for line in helps(machine, "info"):
         screen.tell(line)
 
 
@@ -206,6 +205,13 @@ async def _drive_del(machine: Machine, screen: Screen, given: Arguments) -> None
     disk.on_error = ("report", "report")
 
 
+@entry("block_resize", _DEVICE, Word("size", "size"), shown="device size",
+       summary="give a disk another length", needs="block_resize")  # fmt: skip
+async def _block_resize(machine: Machine, screen: Screen, given: Arguments) -> None:
+    del screen
+    await COMMANDS["block_resize"](machine, given)
+
+
 # qemu-io
 
 
@@ -315,7 +321,7 @@ async def _server_add(machine: Machine, screen: Screen, given: Arguments) -> Non
 
 
 @entry("nbd_server_remove", Word("force", "flag", letter="f"), Word("name", "string"),
-       shown="[-f] name", summary="take an export back")  # fmt: skip
+       shown="[-f] name", summary="take an export back", needs="nbd-server-remove")  # fmt: skip
 async def _server_remove(machine: Machine, screen: Screen, given: Arguments) -> None:
     del screen
     mode = "hard" if "force" in given else "safe"
@@ -346,7 +352,7 @@ async def _job_cancel(machine: Machine, screen: Screen, given: Arguments) -> Non
 
 
 def _job_verb(name: str, summary: str) -> None:
-    @entry(f"block_job_{name}", _DEVICE, shown="device", summary=summary)
+    @entry(f"block_job_{name}", _DEVICE, shown="device", summary=summary, needs=f"block-job-{name}")
     async def act(machine: Machine, screen: Screen, given: Arguments) -> None:
         del screen
         await COMMANDS[f"block-job-{name}"](machine, given)
@@ -358,7 +364,7 @@ _job_verb("resume", "let a job go on")
 
 
 @entry("block_job_set_speed", _DEVICE, Word("speed", "size"), shown="device speed",
-       summary="limit what a job does in a second")  # fmt: skip
+       summary="limit what a job does in a second", needs="block-job-set-speed")  # fmt: skip
 async def _job_speed(machine: Machine, screen: Screen, given: Arguments) -> None:
     del screen
     await COMMANDS["block-job-set-speed"](machine, given)

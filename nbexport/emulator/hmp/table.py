@@ -83,6 +83,7 @@ class Entry:
         words: its arguments.
         shown: its arguments, as its help shows them.
         summary: what it does, in a few words.
+        needs: the command of QMP without which there is no such command; empty for none.
     """
 
     names: tuple[str, ...]
@@ -90,6 +91,7 @@ class Entry:
     words: tuple[Word, ...] = ()
     shown: str = ""
     summary: str = ""
+    needs: str = ""
 
     def help(self, group: str = "") -> str:
         """Return the line about it."""
@@ -101,7 +103,12 @@ INFO: Final[list[Entry]] = []
 
 
 def entry(
-    names: str, *words: Word, shown: str = "", summary: str = "", table: list[Entry] = TABLE
+    names: str,
+    *words: Word,
+    shown: str = "",
+    summary: str = "",
+    table: list[Entry] = TABLE,
+    needs: str = "",
 ) -> Callable[[Any], Any]:
     """Register a function as a command.
 
@@ -111,10 +118,11 @@ def entry(
         shown: its arguments, as its help shows them.
         summary: what it does.
         table: where; those of ``info`` have one of their own.
+        needs: the command of QMP without which there is no such command.
     """
 
     def register(act: Any) -> Any:
-        table.append(Entry(tuple(names.split("|")), act, words, shown, summary))
+        table.append(Entry(tuple(names.split("|")), act, words, shown, summary, needs))
         return act
 
     return register
@@ -138,7 +146,7 @@ async def run(machine: Machine, line: str, screen: Screen) -> None:
         found = _find(table, second)
     else:
         found = _find(table, name)
-    if found is None:
+    if found is None or not _is_there(machine, found):
         screen.tell(f"unknown command: '{shown}'\n")
         return
     try:
@@ -157,17 +165,21 @@ def _find(table: list[Entry], name: str) -> Entry | None:
     return next((each for each in table if name in each.names), None)
 
 
-def helps(words: str) -> Iterator[str]:
+def _is_there(machine: Machine, each: Entry) -> bool:
+    return not each.needs or each.needs in machine.handlers()
+
+
+def helps(machine: Machine, words: str) -> Iterator[str]:
     """Yield the lines of the help: of all commands, of one, or of those of ``info``."""
     given = words.split()
-    if not given:
-        for each in sorted(TABLE, key=lambda each: each.names):
-            yield each.help()
-        return
-    if given[0] == "info":
-        wanted = [each for each in INFO if len(given) < 2 or given[1] in each.names]
-        for each in sorted(wanted, key=lambda each: each.names):
-            yield each.help("info ")
+    if given[:1] == ["info"] or not given:
+        table, group = (INFO, "info ") if given else (TABLE, "")
+        for each in sorted(table, key=lambda each: each.names):
+            if _is_there(machine, each) and (not given[1:] or given[1] in each.names):
+                yield each.help(group)
         return
     found = _find(TABLE, given[0])
-    yield found.help() if found is not None else f"unknown command: '{given[0]}'\n"
+    if found is None or not _is_there(machine, found):
+        yield f"unknown command: '{given[0]}'\n"
+    else:
+        yield found.help()

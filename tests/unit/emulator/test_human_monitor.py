@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbexport.emulator.hmp import Monitor, show
+from nbexport.emulator import Release
+from nbexport.emulator.hmp import Monitor, Screen, run, show
 from nbexport.emulator.hmp.monitor import LINE_MAX
 from nbexport.emulator.hmp.words import ComplaintError, Word, read
+from nbexport.emulator.machine import Machine
 from nbexport.errors import UsageError
 
 WORDS = (
@@ -55,6 +59,24 @@ def test_words_that_do_not_fit_are_complained_of(text, complaint, printed):
     assert "".join(said) == printed
     with pytest.raises(ComplaintError, match=r"^extraneous characters at the end of line$"):
         read("x y", WORDS[:2], said.append)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_command_is_there_when_the_one_that_it_stands_for_is(known):
+    removed = () if known else ("nbd-server-remove",)
+    machine = Machine(Release.parse("7.2"), removed=removed)
+
+    def answer(line):
+        screen = Screen()
+        asyncio.run(run(machine, line, screen))
+        return screen.text
+
+    unknown = "unknown command: 'nbd_server_remove'\r\n"
+    assert (answer("nbd_server_remove x") != unknown) == known
+    assert (answer("help nbd_server_remove") != unknown) == known
+    assert ("nbd_server_remove" in answer("help")) == known
+    assert answer("info") == answer("help info")
+    assert answer("help info status").startswith("info status")
 
 
 def test_a_line_is_drawn_anew_with_each_key():
