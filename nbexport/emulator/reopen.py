@@ -171,18 +171,29 @@ class Reopener:
         found[node.name] = new
         if node.backing is not None and _has_inline_backing(node):
             # A backing file is read only unless it was told otherwise.
-            self._add_child(found, node.backing, new.options.get("backing"), inherited=True)
+            self._add_child(
+                found, node.backing, new.options.get("backing"), inherited=True, parent=new
+            )
         if node.file is not None and _is_inline(node):
             # The child follows its parent in what the parent is told, unless it was told itself.
-            self._add_child(
-                found, node.file, new.options.get("file"), inherited=new.options.get("read-only")
-            )
+            told = new.options.get("read-only", new.inherited or None)
+            self._add_child(found, node.file, new.options.get("file"), inherited=told, parent=new)
 
     def _add_child(
-        self, found: dict[str, _Wanted], child: Node, given: Any, *, inherited: bool | None
+        self,
+        found: dict[str, _Wanted],
+        child: Node,
+        given: Any,
+        *,
+        inherited: bool | None,
+        parent: _Wanted,
     ) -> None:
         if isinstance(given, dict):
-            wanted = _Wanted(child, {"node-name": child.name, **given}, bool(inherited))
+            options = {"node-name": child.name, **given}
+            cache = {**parent.options.get("cache", {}), **given.get("cache", {})}
+            if cache:
+                options["cache"] = cache
+            wanted = _Wanted(child, options, bool(inherited))
             self._add(found, child, wanted)
         elif given == child.name:
             inherited = child.read_only if inherited is None else inherited
