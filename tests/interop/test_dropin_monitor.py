@@ -305,6 +305,20 @@ def test_a_signal_ends_it_and_the_monitor_hears_of_it(tmp_path):
     assert f"from pid {os.getpid()} (" in found[1][2]
 
 
+def test_a_signal_ends_it_though_nobody_reads_of_it_any_more(tmp_path):
+    for program in programs(tmp_path):
+        process = subprocess.Popen(
+            [program, *NONE, "-qmp", "stdio"], cwd=tmp_path, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        with process:
+            while b'"QMP"' not in process.stdout.readline():
+                pass
+            process.stdout.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIME_LIMIT) == 0
+
+
 def test_a_driver_of_tests_finds_its_other_side(tmp_path):
     # As the module of QEMU's own tests starts a machine: connected sockets, and -qtest.
 

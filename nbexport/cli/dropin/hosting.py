@@ -54,10 +54,11 @@ class Reporter:
         self.place = ""
 
     def tell(self, text: str) -> None:
-        """Tell something, with the place."""
+        """Tell something, with the place; nobody may be there to read it."""
         where = f"{self._program}: {self.place}: " if self.place else f"{self._program}: "
-        sys.stderr.write(f"{where}{text}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{where}{text}\n")
+            sys.stderr.flush()
 
     def fail(self, text: str) -> StopError:
         """Tell an error, and return what ends the program."""
