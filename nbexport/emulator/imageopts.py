@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from nbexport.emulator.graph import Graph, Node
     from nbexport.emulator.release import Release
 
+    Overlay = Callable[[Callable[[dict[str, Any]], Node], Node], Node]
+    """Gets what opens nodes and a node, and returns one above it."""
+
 Options = dict[str, Any]
 
 _FORMATS: Final = frozenset({"copy-before-write", "qcow2", "raw"})
@@ -164,6 +167,7 @@ class ImageOpener:
         *,
         writable: bool,
         aio: str | None = None,
+        over: Overlay | None = None,
     ) -> Node:
         """Open an image for an export.
 
@@ -172,6 +176,7 @@ class ImageOpener:
             options: of its top node, with dotted names or nested.
             writable: whether the user writes.
             aio: what is to do the reading and writing, where the options do not say it.
+            over: puts an overlay over the image, which is only read then.
 
         Raises:
             CommandError: it cannot be opened; what was opened stays in the graph.
@@ -181,9 +186,13 @@ class ImageOpener:
             if filename is not None and filename.startswith("json:"):
                 whole = nested(parse_json_name(filename)) | whole
                 filename = None
+            if over is not None:
+                whole["read-only"] = True
             whole.setdefault("read-only", not writable)
             self._aio = aio
             node = self._build(self._top(whole, filename))
+            if over is not None:
+                node = over(self._build, node)
             use = permissions.export_use(writable=writable)
             permissions.begin(self._release, self._graph, node, use)
         except block.ImageLockedError as error:
@@ -194,12 +203,16 @@ class ImageOpener:
             raise CommandError(str(error)) from error
         return node
 
-    def part(self, node: Node, offset: int, *, writable: bool) -> Node:
+    def part(
+        self, node: Node, offset: int, *, writable: bool, over: Overlay | None = None
+    ) -> Node:
         """Return a node for what is behind an offset of another one; raises as `open`."""
         if offset > _INT64_MAX:
             raise CommandError(_no_size("offset"))
-        options = {"driver": "raw", "file": node.name, "offset": offset, "read-only": not writable}
-        return self._build(options)
+        read_only = over is not None or not writable
+        options = {"driver": "raw", "file": node.name, "offset": offset, "read-only": read_only}
+        made = self._build(options)
+        return made if over is None else over(self._build, made)
 
     def _build(self, options: Options) -> Node:
         return Builder(self._release, self._graph, objects=self._objects).build(options)

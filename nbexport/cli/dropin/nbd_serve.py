@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from nbexport.emulator import addresses, permissions
 from nbexport.emulator.graph import Graph, Node
 from nbexport.emulator.imageopts import ImageOpener, split_options
 from nbexport.emulator.nbd_exports import find_bitmap, make_export, use
+from nbexport.emulator.overlay import put_overlay
 from nbexport.emulator.release import Release
 from nbexport.errors import CommandError, FormatError, NbexportError
 from nbexport.listening import UNIX_PATH_MAX
@@ -190,10 +192,6 @@ class _Server:
         process = self._process
         name = wanted.operands[0]
         writable = not wanted.read_only
-        if wanted.snapshot:
-            raise StopError(
-                "-s is not supported: make an overlay by qemu-img create -b, and export that"
-            )
         if wanted.image_opts and wanted.format is not None:
             raise StopError("--image-opts and -f are mutually exclusive")
         opener = ImageOpener(process.release, process.graph, wanted.objects, wanted.warn)
@@ -209,12 +207,15 @@ class _Server:
             "cache.no-flush": wanted.cache == "unsafe",
         }
         options = {key: value for key, value in defaults.items() if key not in options} | options
+        over = None
+        if wanted.snapshot:
+            over = functools.partial(put_overlay, writable=writable, unmap=wanted.unmaps)
         try:
-            node = opener.open(filename, options, writable=writable, aio=wanted.aio)
+            node = opener.open(filename, options, writable=writable, aio=wanted.aio, over=over)
         except CommandError as error:
             raise StopError(*_split(f"Failed to blk_new_open '{name}': {error}")) from error
         if wanted.offset:
-            node = opener.part(node, wanted.offset, writable=writable)
+            node = opener.part(node, wanted.offset, writable=writable, over=over)
         if wanted.loads:
             self._load_snapshot(node)
         return node
