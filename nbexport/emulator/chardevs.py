@@ -136,11 +136,16 @@ class Chardevs:
         device.used = True
         return device
 
-    def close(self) -> None:
-        """Close what no monitor has taken, and remove the files of listening sockets."""
+    def close(self, *, keep_files: bool = False) -> None:
+        """Close what no monitor has taken, and remove the files of listening sockets.
+
+        Args:
+            keep_files: leave those files where they are.
+        """
         for device in self._devices.values():
-            for file in device.files:
-                file.unlink()
+            if not keep_files:
+                for file in device.files:
+                    file.unlink()
             if not device.used:
                 for each in (*device.listeners, device.connected):
                     if each is not None:

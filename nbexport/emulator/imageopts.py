@@ -203,9 +203,7 @@ class ImageOpener:
             raise CommandError(str(error)) from error
         return node
 
-    def part(
-        self, node: Node, offset: int, *, writable: bool, over: Overlay | None = None
-    ) -> Node:
+    def part(self, node: Node, offset: int, *, writable: bool, over: Overlay | None = None) -> Node:
         """Return a node for what is behind an offset of another one; raises as `open`."""
         if offset > _INT64_MAX:
             raise CommandError(_no_size("offset"))

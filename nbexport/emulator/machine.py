@@ -54,6 +54,7 @@ class Machine:
         started: whether it has run at all.
         starting: whether options of a command line are acted on.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
+        leaves_sockets: whether the file of the server's socket stays when the process ends.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Machine:
         self.starting = False
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
+        self.leaves_sockets = False
         self._quit: Callable[[], None] | None = None
         self._emit: Callable[[str, Mapping[str, Any] | None], None] | None = None
         self._lock = asyncio.Lock()
@@ -148,15 +150,19 @@ class Machine:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-    async def stop_nbd_server(self) -> None:
-        """Remove every NBD export and stop the server, if one runs; the monitors are told."""
+    async def stop_nbd_server(self, *, ending: bool = False) -> None:
+        """Remove every NBD export and stop the server, if one runs; the monitors are told.
+
+        Args:
+            ending: whether the process ends.
+        """
         server, self.nbd_server = self.nbd_server, None
         if server is None:
             return
         exports = [export for export in self.graph.exports.values() if export.type == "nbd"]
         for export in exports:
             export.shutting_down = True
-        await server.close()
+        await server.close(keep_files=ending and self.leaves_sockets)
         for export in exports:
             await self.forget_export(export)
 
@@ -195,7 +201,7 @@ class Machine:
             await asyncio.wait(self._later, timeout=10)
         if self.nbd_server is not None:
             server, self.nbd_server = self.nbd_server, None
-            await server.close()
+            await server.close(keep_files=self.leaves_sockets)
         nodes = list(reversed(self.graph.nodes.values()))
         self.graph.nodes.clear()
         await self.in_thread(self.close_nodes, nodes)

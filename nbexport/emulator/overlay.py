@@ -30,9 +30,7 @@ def temporary_folder(*, large: bool = False) -> str:
     return "/var/tmp" if large and folder == "/tmp" else folder  # noqa: S108
 
 
-def overlay_options(
-    base: Node, path: str, *, writable: bool, unmap: bool
-) -> dict[str, Any]:
+def overlay_options(base: Node, path: str, *, writable: bool, unmap: bool) -> dict[str, Any]:
     """Return the description of an overlay over ``base`` whose file is at ``path``."""
     return {
         "driver": "qcow2",

@@ -224,12 +224,16 @@ class Startup:
             self._serving.add(task)
         self._wanted.clear()
 
-    async def close(self) -> None:
-        """End the monitors that were served, and close the devices."""
+    async def close(self, *, keep_files: bool = False) -> None:
+        """End the monitors that were served, and close the devices.
+
+        Args:
+            keep_files: leave the files of unix sockets where they are.
+        """
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        self._devices.close()
+        self._devices.close(keep_files=keep_files)
 
 
 def _member(name: str, kind: Type, *, optional: bool = False) -> Member:

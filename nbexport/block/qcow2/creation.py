@@ -27,10 +27,7 @@ def create_image(fd: int, size: int) -> None:
     """
     entries = -(-size // _COVERED_BY_L1_ENTRY)
     if entries * layout.ENTRY_SIZE > layout.L1_TABLE_MAX:
-        raise UsageError(
-            "Failed to resize the image: The image size is too large (try using a larger cluster "
-            "size)"
-        )
+        raise UsageError("Could not resize image: Failed to grow the L1 table: File too large")
     table = align_up(entries * layout.ENTRY_SIZE, _CLUSTER)
     used = _FIRST_TABLE + table // _CLUSTER
     header = layout.HEADER.pack(

@@ -300,12 +300,8 @@ def check(wanted: Wanted, activated: int) -> None:
         raise StopError("--tls-authz is not permitted without --tls-creds")
     elif wanted.tls_hostname is not None:
         raise StopError("--tls-hostname is not permitted without --tls-creds")
-    if wanted.selinux_label is not None:
-        if wanted.socket is None and wanted.device is None:
-            raise StopError("--selinux-label is not permitted without --socket")
-        raise StopError(
-            f"Cannot set SELinux socket create context to {wanted.selinux_label}: Invalid argument"
-        )
+    if wanted.selinux_label is not None and wanted.socket is None and wanted.device is None:
+        raise StopError("--selinux-label is not permitted without --socket")
 
 
 def _check_activation(wanted: Wanted, activated: int) -> None:

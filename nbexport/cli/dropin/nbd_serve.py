@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal
@@ -28,6 +29,8 @@ from nbexport.listening import UNIX_PATH_MAX
 from nbexport.units import SECTOR_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nbexport.cli.dropin.nbd import Wanted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -103,14 +106,17 @@ class _Server:
             tls=tls,
             on_gone=lambda chosen: self._gone(server, chosen=chosen),
         )
+        begun = False
         try:
             await self._listen(server)
             # Nobody is accepted before the next turn of the loop, and then there is an export.
             server.add(self._export(self._open()))
             await self._ready(loop)
+            begun = True
             await self._stop.wait()
         finally:
-            await server.close()
+            # One that could not begin leaves its socket's file where it is, as QEMU's does.
+            await server.close(keep_files=not begun)
             if self._device_work is not None:
                 # Its client is gone; what the kernel said of the device decides the status.
                 await asyncio.wait({self._device_work}, timeout=_DEVICE_SECONDS)
@@ -169,12 +175,13 @@ class _Server:
             if len(os.fsencode(wanted.socket)) > UNIX_PATH_MAX:
                 raise StopError(
                     f"UNIX socket path '{wanted.socket}' is too long",
-                    f"Path must be less than {UNIX_PATH_MAX + 1} bytes",
+                    f"Path must be less than {UNIX_PATH_MAX} bytes",
                 )
         else:
             host, port = wanted.bind or "0.0.0.0", wanted.port or PORT  # noqa: S104 - qemu-nbd's
             address = {"type": "inet", "data": {"host": host, "port": port}}
-        await addresses.listen(server, address, passes_files=False)
+        with _labelled(wanted.selinux_label):
+            await addresses.listen(server, address, passes_files=False)
 
     def _tls(self) -> Any:
         wanted = self._wanted
@@ -275,6 +282,36 @@ class _Server:
                 node.close()
             except (FormatError, OSError) as error:
                 print(f"{self._wanted.name}: {error}", file=sys.stderr)  # noqa: T201
+
+
+@contextlib.contextmanager
+def _labelled(label: str | None) -> Iterator[None]:
+    """Let the kernel give a label to the sockets that this thread makes meanwhile.
+
+    Raises:
+        StopError: it does not; most often there is no SELinux.
+    """
+    if label is None:
+        yield
+        return
+    try:
+        _next_label(label.encode("utf-8", "surrogateescape") + b"\0")
+    except OSError as error:
+        raise StopError(
+            f"Cannot set SELinux socket create context to {label}: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        _next_label(b"")
+
+
+def _next_label(label: bytes) -> None:
+    fd = os.open("/proc/thread-self/attr/sockcreate", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(fd, label)
+    finally:
+        os.close(fd)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -39,7 +39,7 @@ OPTIONS = (
     Option("help", "h", "", "print this help", "Options", "differs", "in our words"),
     Option("monitor", "", "OPTIONS", "put a QMP monitor on a character device", "Options"),
     Option("nbd-server", "", "OPTIONS", "listen for NBD clients", "Options", "differs",
-           "a socket on which another process listens is not replaced"),
+           "nbd-server-stop leaves a socket that another program has put in its place"),
     Option("object", "", "OPTIONS", "make an object", "Options", "differs",
            "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
     Option("pidfile", "", "PATH", "write the process's id to a file while it runs", "Options"),

@@ -67,6 +67,6 @@ async def quit_(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     if machine.is_system_emulator:
         machine.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
     # The exports go while the command still runs: the reply is the last thing a client hears.
-    await machine.stop_nbd_server()
+    await machine.stop_nbd_server(ending=True)
     await machine.jobs.end_all()
     machine.request_quit()
