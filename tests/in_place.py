@@ -1,4 +1,4 @@
-"""The interop suite with our commands in the place of QEMU's: every server is ours, clients are not.
+"""The interop suite with our commands in the place of QEMU's: servers are ours, clients are not.
 
 ``make interop-dropin`` calls this. A folder in front of the PATH has `qemu-nbd`,
 `qemu-storage-daemon` and `qemu-system-x86_64`, which are our commands; qemu-img, qemu-io and

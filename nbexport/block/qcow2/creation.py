@@ -19,7 +19,7 @@ Ki clusters, so the largest L1 table (512 clusters) lies within them."""
 
 
 def create_image(fd: int, size: int) -> None:
-    """Make the empty file behind a descriptor an image of a disk of ``size`` bytes, all of it holes.
+    """Make the empty file behind a descriptor an image of a disk of ``size`` bytes, all holes.
 
     Raises:
         UsageError: the disk is too large for clusters of this size.
