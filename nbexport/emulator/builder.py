@@ -182,12 +182,14 @@ class Builder:
         if "backing" not in options:
             disk = block.Qcow2Node(file.block, writable=writable)
             node = self._register(name, disk, options, read_only=read_only, file=file)
+            permissions.hold_data_file(node, [])
             if disk.backing is not None:
                 node.backing = self._register_opened(disk.backing, options["cache"])
             self._begin_writing(node, disk)
             return node
         disk = block.Qcow2Node(file.block, backing=None, writable=writable)
         node = self._register(name, disk, options, read_only=read_only, file=file)
+        permissions.hold_data_file(node, [])
         if options["backing"] is not None:
             if disk.header.backing_file is not None:
                 _check_backing(options["backing"])

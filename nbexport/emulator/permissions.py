@@ -137,6 +137,7 @@ def begin(release: Release, graph: Graph, node: Node, new: Use) -> None:
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(new.required, new.unshared)
+        hold_data_file(node, [new, *others])
         if node.file is None or node.is_format:
             return
         # What is above a raw node passes through it; its own use of the file is counted anew.
@@ -200,6 +201,29 @@ def recheck(
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(together.required, together.unshared)
+        hold_data_file(node, found)
+
+
+def hold_data_file(node: Node, above: list[Use]) -> None:
+    """Lock the external data file of an image, if it has one, for all of its users.
+
+    Raises:
+        ImageLockedError: another process does not allow it.
+        OSError: the host failed.
+    """
+    if isinstance(node.block, block.Qcow2Node) and node.block.data_file is not None:
+        node.block.data_file.locks.acquire(*_data_use(above))
+
+
+def _data_use(above: list[Use]) -> tuple[Permission, Permission]:
+    """Return what an image does with its external data file, and what it denies to others."""
+    wanted = locks.NOTHING
+    for use in above:
+        wanted |= use.required
+    required = wanted & Permission.CONSISTENT_READ
+    if wanted & Permission.WRITE:
+        required |= Permission.WRITE | Permission.RESIZE
+    return required, Permission.RESIZE
 
 
 def _names(permissions: Permission) -> Iterator[str]:
@@ -216,3 +240,5 @@ def settle(graph: Graph) -> None:
         if isinstance(node.block, block.FileNode):
             use = _passed_on(node, uses(graph, node))
             node.block.locks.keep(use.required, use.unshared)
+        elif isinstance(node.block, block.Qcow2Node) and node.block.data_file is not None:
+            node.block.data_file.locks.keep(*_data_use(uses(graph, node)))

@@ -17,6 +17,7 @@ from nbexport.cli.dropin.hosting import (
     Reporter,
     StopError,
     hold_signals,
+    leave,
     print_version,
     program_name,
 )
@@ -82,7 +83,8 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         _main(sys.argv[1:] if words is None else words, reporter)
     except StopError as stop:
-        sys.exit(stop.status)
+        leave(stop.status)
+    leave(0)
 
 
 def _main(words: Sequence[str], reporter: Reporter) -> None:

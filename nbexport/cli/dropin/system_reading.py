@@ -205,5 +205,5 @@ def _check_hint(name: str, value: str) -> None:
             raise CommandError(f"Display '{kind}' is not supported by this emulator")
         if kind != "none":
             raise CommandError(f"Parameter 'type' does not accept value '{kind}'")
-    if name in {"parallel", "serial"} and value not in {"none", "null"}:
+    if name in {"parallel", "serial"} and value not in {"none", "null", "stdio"}:
         raise CommandError(f"-{name} {value} is not supported by this emulator")
