@@ -499,6 +499,9 @@ class Maps:
             found.append(kept[0])
         return found
 
+    # What may not import this module has the class at hand.
+    descriptors = staticmethod(descriptors)
+
     def joint(self, contexts: tuple[MetaContext, ...]) -> Joint | None:
         """Return the table of several contexts if `join` made one that is still true."""
         held = self._joints.get(contexts)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nbexport.nbd import wire
-from nbexport.nbd.maps import descriptors
 from nbexport.nbd.profile import QEMU_7_2, Profile
 from nbexport.nbd.replies import (
     Buffer,
@@ -352,7 +351,7 @@ class ServerTransmission:
             if not self._windows_are_fresh:
                 self._windows = maps.whole(contexts)
                 self._windows_are_fresh = True
-            told = self._windows and descriptors(self._windows, start, end, limit)
+            told = self._windows and maps.descriptors(self._windows, start, end, limit)
             if told:
                 answers, most = told
                 self._without_joint += most <= JOINT_EXTENTS
