@@ -66,6 +66,41 @@ class UnixListener:
                 self.path.unlink()
 
 
+_early: dict[str, UnixListener] = {}
+
+
+def listen_early(path: str, backlog: int) -> None:
+    """Listen at a path that will be opened in a moment; clients wait in the queue until then.
+
+    Only where nothing is yet. What goes wrong is not told: it does again when the path is opened.
+
+    Args:
+        path: as it will be given to `open_unix`.
+        backlog: connections that may wait to be accepted.
+    """
+    if path not in _early and not os.path.lexists(path):
+        with contextlib.suppress(OSError, ValueError):
+            _early[path] = UnixListener(path, backlog)
+
+
+def is_early(path: str | Path) -> bool:
+    """Return whether `listen_early` has opened a path that nobody has taken yet."""
+    return os.fspath(path) in _early
+
+
+def open_unix(path: str | Path, backlog: int) -> UnixListener:
+    """Return a listening unix socket: what `listen_early` opened, or a new one, which may raise."""
+    return _early.pop(os.fspath(path), None) or UnixListener(path, backlog)
+
+
+def forget_early() -> None:
+    """Remove what `listen_early` opened and nobody took."""
+    while _early:
+        _, listener = _early.popitem()
+        listener.unlink()
+        listener.socket.close()
+
+
 def connect_unix(made: socket.socket, path: str | Path) -> None:
     """Connect a unix socket; one that has a time limit connects at once or fails.
 

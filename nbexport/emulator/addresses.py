@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
-from nbexport.listening import UNIX_PATH_MAX, tcp_listeners
+from nbexport.listening import UNIX_PATH_MAX, is_early, tcp_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,7 +99,8 @@ async def _listen_unix(server: Listener, data: Mapping[str, Any]) -> None:
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise _too_long(path, UNIX_PATH_MAX)
     try:
-        Path(path).unlink(missing_ok=True)
+        if not is_early(path):
+            Path(path).unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(f"Failed to unlink socket {path}: {error.strerror}") from error
     try:

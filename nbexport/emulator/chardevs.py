@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nbexport.emulator.addresses import inherited_socket, listen
 from nbexport.errors import CommandError
-from nbexport.listening import UnixListener
+from nbexport.listening import UnixListener, open_unix
 from nbexport.qmp.endpoints import BACKLOG
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class _Listeners:
         self._device = device
 
     async def listen_unix(self, path: str | Path) -> None:
-        made = UnixListener(path, BACKLOG)
+        made = open_unix(path, BACKLOG)
         self._device.files.append(made)
         self._device.listeners.append(made.socket)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nbexport import heap
 from nbexport.errors import UsageError
-from nbexport.listening import UnixListener, tcp_listeners
+from nbexport.listening import UnixListener, open_unix, tcp_listeners
 from nbexport.nbd.connection import Connection, Settings
 from nbexport.nbd.negotiation import TlsMode
 from nbexport.nbd.profile import QEMU_7_2, Profile
@@ -145,7 +145,7 @@ class NbdServer:
             UsageError: something else is at the path, or somebody listens there.
             OSError: the socket cannot be made there.
         """
-        listener = UnixListener(path, socket.SOMAXCONN)
+        listener = open_unix(path, socket.SOMAXCONN)
         self._unix.append(listener)
         self._listen(listener.socket)
 

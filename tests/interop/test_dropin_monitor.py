@@ -128,7 +128,7 @@ def test_a_command_line_that_ends_says_the_same(words, folders):
     "words",
     [["-hda", "e.qcow2"], ["-device", "virtio-blk"], ["-vnc", ":0"], ["-incoming", "defer"],
      ["-monitor", "stdio"], ["-display", "gtk"], ["-snapshot"], ["e.qcow2"],
-     ["-drive", f"{QCOW2},snapshot=on"], ["-chardev", "pty,id=a"], ["-serial", "stdio"]],
+     ["-drive", f"{QCOW2},snapshot=on"], ["-chardev", "pty,id=a"], ["-serial", "pty"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_is_not_emulated_is_refused_by_name(words, folders):

@@ -9,6 +9,7 @@ Source: qemu-nbd(8).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -390,12 +391,23 @@ def run(argv: Sequence[str]) -> int:
 
             disconnect(wanted.operands[0])
             return 0
-        from nbexport.cli.dropin.nbd_serve import serve  # noqa: PLC0415
-
-        return serve(wanted)
+        return _serve(wanted)
     except StopError as error:
         report(wanted, error)
         return 1
+
+
+def _serve(wanted: Wanted) -> int:
+    from nbexport.cli.dropin import early  # noqa: PLC0415 - the others need no socket
+
+    with contextlib.ExitStack() as stack:
+        if wanted.socket is not None and not (
+            wanted.fork or wanted.device is not None or wanted.selinux_label is not None
+        ):
+            stack.enter_context(early.server(wanted.socket))
+        from nbexport.cli.dropin.nbd_serve import serve  # noqa: PLC0415 - takes long
+
+        return serve(wanted)
 
 
 def report(wanted: Wanted, error: Any) -> None:

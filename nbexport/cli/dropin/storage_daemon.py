@@ -127,6 +127,13 @@ def _print_help() -> None:
 
 def _run(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
     hold_signals()
+    from nbexport.cli.dropin import early  # noqa: PLC0415 - late, as all here
+
+    with early.monitors((word.name, word.value) for word in given):
+        _start(given, reporter, behind)
+
+
+def _start(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
     from nbexport.cli.dropin import running  # noqa: PLC0415 - late, as all here
 
     async def act(host: running.Host) -> None:

@@ -90,6 +90,13 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
         if word.name not in {"S", "nodefaults", "nographic"}:
             break
     hold_signals()
+    from nbexport.cli.dropin import early  # noqa: PLC0415 - whoever asks for help needs no socket
+
+    with early.monitors((word.name, word.value) for word in given):
+        _start(given, reporter)
+
+
+def _start(given: Sequence[Word], reporter: Reporter) -> None:
     from nbexport.cli.dropin.system_reading import Reader  # noqa: PLC0415 - imports the emulator
 
     wanted = Wanted()
