@@ -101,6 +101,8 @@ class BlockNode(ABC):
         tracking: bitmaps in which writes are marked.
         guards: called with offset and length before a write takes effect; what they raise fails
             the write.
+        followers: called with offset and length after a write has taken effect, before it is
+            confirmed; what they raise fails it.
         fence: keeps readers and copies into the node apart, where somebody makes some.
     """
 
@@ -117,6 +119,7 @@ class BlockNode(ABC):
         self.bitmaps: Mapping[str, PersistentBitmap] = MappingProxyType({})
         self.tracking = Tracking()
         self.guards: tuple[Callable[[int, int], None], ...] = ()
+        self.followers: tuple[Callable[[int, int], None], ...] = ()
         self.fence: Fence | None = None
         self._owned: list[BlockNode] = []
         self._map_lock = threading.Lock()
@@ -272,6 +275,17 @@ class BlockNode(ABC):
             with self._changing(offset, length):
                 self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
 
+    def write_unchanged(self, offset: int, data: memoryview) -> None:
+        """Store what the node shows already: nobody sees a change, and no bitmap notes one.
+
+        Arguments and errors as of `write_from`. Writes must be paused.
+        """
+        self._check_write(offset, len(data))
+        if np.frombuffer(data, dtype=np.uint8).any():
+            self._write(offset, data)
+        else:
+            self._write_zeroes(offset, len(data), unmap=False, no_fallback=False)
+
     def discard(self, offset: int, length: int) -> None:
         """Say that nobody needs a range any more; what it reads as afterwards is not promised.
 
@@ -312,6 +326,8 @@ class BlockNode(ABC):
             for guard in self.guards:
                 guard(offset, length)
             yield
+            for follower in self.followers:
+                follower(offset, length)
         finally:
             self.tracking.end(offset, length)
 

@@ -24,7 +24,7 @@ from nbexport.nbd.maps import Maps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nbexport.block import BlockNode
+    from nbexport.block import BlockNode, Front
 
 ExtentsProvider = Callable[[], Extents | Bitmap]
 """Gives a dirty bitmap as it is now, or its extents from offset 0 to the end of its disk. A bitmap
@@ -120,7 +120,7 @@ class Export:
 
 
 def from_node(
-    node: BlockNode,
+    node: BlockNode | Front,
     name: str,
     *,
     size: int | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 from nbexport.block.chain import open_backing_chain, resolve
 from nbexport.block.file import FileNode, open_file
 from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
-from nbexport.block.qcow2 import layout, tables
+from nbexport.block.qcow2 import bitmap_header, layout, tables
 from nbexport.block.qcow2.bitmaps import load_bitmaps
 from nbexport.block.qcow2.clusters import ClusterReader
 from nbexport.block.qcow2.header import Header, read_header
@@ -109,6 +109,22 @@ class Qcow2Node(BlockNode):
         return open_file(self.header.data_file, writable=writable)
 
     # Writing
+
+    def change_backing(self, name: str | None, driver: str | None) -> None:
+        """Let the image name another backing file; what answers for it stays as it is.
+
+        Args:
+            name: of the file, None for none.
+            driver: its format.
+
+        Raises:
+            FormatError: the header has no room for the name.
+            OSError: the node is not written, or the host failed.
+        """
+        if self._writer is None:
+            raise self._not_writable()
+        bitmap_header.write_backing(self.file, self.header, name, driver)
+        self.header = replace(self.header, backing_file=name, backing_format=driver)
 
     def begin_writing(self, allocator: Allocator, store: BitmapStore) -> None:
         """Let the node be written from now on, until it is closed.

@@ -1,0 +1,25 @@
+"""Filters that jobs put above a disk for as long as they last; every request passes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from nbexport.block.passing import FilterNode
+
+
+class CommitTopNode(FilterNode):
+    """What a commit puts above the images whose data go down."""
+
+    driver: ClassVar[str] = "commit_top"
+
+
+class MirrorTopNode(FilterNode):
+    """What a mirror puts above its source."""
+
+    driver: ClassVar[str] = "mirror_top"
+
+
+class StreamTopNode(FilterNode):
+    """What a stream puts above the image that gets the data."""
+
+    driver: ClassVar[str] = "copy-on-read"
