@@ -218,7 +218,8 @@ def test_actions_of_a_transaction(release):
     names = [variant.name for variant in kind.variants]
     assert names == [value.name for value in schema.find_type("TransactionActionKind").members]
     short = [name.replace("block-dirty-bitmap-", "") for name in names]
-    assert " ".join(short) == f"{in_table(ACTIONS, release)} blockdev-backup"
+    always = "blockdev-backup blockdev-snapshot blockdev-snapshot-sync drive-backup"
+    assert " ".join(short) == f"{in_table(ACTIONS, release)} {always}"
     for variant in kind.variants:
         # an action takes what the command of that name takes
         (data,) = schema.members(variant.type)
@@ -264,6 +265,11 @@ FEATURES = {
 }
 # The same around exports and bitmaps; here several rows hold for a release.
 AROUND = {
+    "5.0-11.0": {
+        "block-commit.base": "deprecated",
+        "block-commit.top": "deprecated",
+        "blockdev-snapshot": "allow-write-only-overlay",
+    },
     "6.0-9.1": {
         f"{name}.loaded": "deprecated"
         for name in (
@@ -274,6 +280,8 @@ AROUND = {
     "6.2-6.2": {"device_add": "json-cli"},
     "6.2-11.0": {
         "BackupCommon.x-perf": "unstable",
+        "TransactionActionKind.drive-backup": "deprecated",
+        "drive-backup": "deprecated",
         "BlockdevOptionsNbd.x-dirty-bitmap": "unstable",
     },
     "7.0-11.0": {"device_add": "json-cli-hotplug"},

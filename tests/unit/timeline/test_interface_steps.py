@@ -18,7 +18,7 @@ STEPS = {
         -BlockdevCacheOptions.writeback +BlockDeviceInfo.bps_max_length
         +BlockDeviceInfo.bps_rd_max_length +BlockDeviceInfo.bps_wr_max_length
         +BlockDeviceInfo.iops_max_length +BlockDeviceInfo.iops_rd_max_length
-        +BlockDeviceInfo.iops_wr_max_length +nbd-server-start.tls-creds
+        +BlockDeviceInfo.iops_wr_max_length +blockdev-mirror +nbd-server-start.tls-creds
     """,
     "2.7": """
         -BlockdevOptions.rerror -BlockdevOptions.stats-account-failed
@@ -26,22 +26,24 @@ STEPS = {
         -BlockdevOptions.werror +BlockdevOnError.auto +ImageInfoSpecific.=luks
         +ImageInfoSpecificKind.luks +ImageInfoSpecificLUKSWrapper +QCryptoBlockInfoLUKS
         +QCryptoBlockInfoLUKSSlot +QCryptoCipherAlgorithm +QCryptoCipherMode
-        +QCryptoHashAlgorithm +QCryptoIVGenAlgorithm +blockdev-backup.job-id
+        +QCryptoHashAlgorithm +QCryptoIVGenAlgorithm +block-commit.job-id +block-stream.job-id
+        +blockdev-backup.job-id +blockdev-mirror.job-id +drive-backup.job-id
+        +drive-mirror.job-id
     """,
     "2.8": """
         -BlockdevOptions -blockdev-add.options -x-blockdev-del.id +BlockdevDriver.nbd
-        +BlockdevOptionsFile.aio +BlockdevOptionsNbd +BlockdevOptionsRaw
-        +QCryptoCipherMode.ctr +RunState.colo +SocketAddress.=vsock +SocketAddressType.vsock
-        +VsockSocketAddress +VsockSocketAddressWrapper +blockdev-add.=file
-        +blockdev-add.=nbd +blockdev-add.=null-aio +blockdev-add.=null-co
-        +blockdev-add.=qcow2 +blockdev-add.=raw +blockdev-add.cache
-        +blockdev-add.detect-zeroes +blockdev-add.discard +blockdev-add.driver
-        +blockdev-add.node-name +blockdev-add.read-only +blockdev-backup.compress
-        +device_add ~x-blockdev-del.node-name
+        +BlockdevOptionsFile.aio +BlockdevOptionsNbd +BlockdevOptionsRaw +QCryptoCipherMode.ctr
+        +RunState.colo +SocketAddress.=vsock +SocketAddressType.vsock +VsockSocketAddress
+        +VsockSocketAddressWrapper +block-stream.base-node +blockdev-add.=file
+        +blockdev-add.=nbd +blockdev-add.=null-aio +blockdev-add.=null-co +blockdev-add.=qcow2
+        +blockdev-add.=raw +blockdev-add.cache +blockdev-add.detect-zeroes +blockdev-add.discard
+        +blockdev-add.driver +blockdev-add.node-name +blockdev-add.read-only
+        +blockdev-backup.compress +device_add +drive-backup.compress ~x-blockdev-del.node-name
     """,
     "2.9": """
         -x-blockdev-del +InetSocketAddress.numeric +InetSocketAddressBase
-        +QCryptoCipherAlgorithm.3des +SocketAddressFlat +SocketAddressFlatType +blockdev-del
+        +QCryptoCipherAlgorithm.3des +SocketAddressFlat +SocketAddressFlatType
+        +block-commit.filter-node-name +blockdev-del +blockdev-mirror.filter-node-name
         +device_add.bus ~BlockdevOptionsNbd.server ~device_add.id
     """,
     "2.10": """
@@ -64,30 +66,35 @@ STEPS = {
         +BlockJobInfo.status +BlockJobStatus +BlockdevOptionsQcow2.l2-cache-entry-size
         +DirtyBitmapStatus.locked +NbdServerRemoveMode +QMPCapability
         +SchemaInfoCommand.allow-oob +block-job-dismiss +block-job-finalize
-        +blockdev-backup.auto-dismiss +blockdev-backup.auto-finalize +nbd-server-add.name
-        +nbd-server-remove +qmp_capabilities.enable
+        +blockdev-backup.auto-dismiss +blockdev-backup.auto-finalize +drive-backup.auto-dismiss
+        +drive-backup.auto-finalize +nbd-server-add.name +nbd-server-remove
+        +qmp_capabilities.enable
     """,
     "3.0": """
         -BlockJobStatus -BlockJobType -QCryptoBlockInfoQCow +BlockJobInfo.error
         +BlockdevOptionsFile.x-check-cache-dropped +BlockdevOptionsNbd.x-dirty-bitmap
-        +JOB_STATUS_CHANGE +JobInfo +JobStatus +JobType
+        +JOB_STATUS_CHANGE +JobInfo +JobStatus +JobType +MirrorCopyMode
         +Qcow2OverlapCheckFlags.bitmap-directory +RunState.preconfig
         +TransactionAction.=x-block-dirty-bitmap-disable
         +TransactionAction.=x-block-dirty-bitmap-enable
         +TransactionActionKind.x-block-dirty-bitmap-disable
-        +TransactionActionKind.x-block-dirty-bitmap-enable
-        +block-dirty-bitmap-add.x-disabled +job-cancel +job-complete +job-dismiss
-        +job-finalize +job-pause +job-resume +query-jobs +x-block-dirty-bitmap-disable
-        +x-block-dirty-bitmap-enable +x-block-dirty-bitmap-merge +x-nbd-server-add-bitmap
-        ~BLOCK_JOB_CANCELLED.type ~BLOCK_JOB_COMPLETED.type ~BLOCK_JOB_PENDING.type
-        ~BLOCK_JOB_READY.type ~BlockJobInfo.status ~ImageInfoSpecificQCow2Encryption.=aes
-        ~SchemaInfoCommand.allow-oob ~qmp_capabilities ~qom-list-types ~query-commands
-        ~query-status ~query-version <>ImageInfoSpecificQCow2Encryption
+        +TransactionActionKind.x-block-dirty-bitmap-enable +block-dirty-bitmap-add.x-disabled
+        +blockdev-mirror.copy-mode +drive-mirror.copy-mode +job-cancel +job-complete
+        +job-dismiss +job-finalize +job-pause +job-resume +query-jobs
+        +x-block-dirty-bitmap-disable +x-block-dirty-bitmap-enable +x-block-dirty-bitmap-merge
+        +x-nbd-server-add-bitmap ~BLOCK_JOB_CANCELLED.type ~BLOCK_JOB_COMPLETED.type
+        ~BLOCK_JOB_PENDING.type ~BLOCK_JOB_READY.type ~BlockJobInfo.status
+        ~ImageInfoSpecificQCow2Encryption.=aes ~SchemaInfoCommand.allow-oob ~qmp_capabilities
+        ~qom-list-types ~query-commands ~query-status ~query-version
+        <>ImageInfoSpecificQCow2Encryption
     """,
     "3.1": """
         +BlockDirtyBitmapMergeWrapper +TransactionAction.=x-block-dirty-bitmap-merge
-        +TransactionActionKind.x-block-dirty-bitmap-merge +blockdev-add.auto-read-only
-        +blockdev-backup.bitmap
+        +TransactionActionKind.x-block-dirty-bitmap-merge +block-commit.auto-dismiss
+        +block-commit.auto-finalize +block-commit.base-node +block-commit.top-node
+        +block-stream.auto-dismiss +block-stream.auto-finalize +blockdev-add.auto-read-only
+        +blockdev-backup.bitmap +blockdev-mirror.auto-dismiss +blockdev-mirror.auto-finalize
+        +drive-mirror.auto-dismiss +drive-mirror.auto-finalize
     """,
     "4.0": """
         -TransactionAction.=x-block-dirty-bitmap-disable
@@ -122,13 +129,15 @@ STEPS = {
         +InetSocketAddress.keep-alive +MirrorSyncMode.bitmap +SchemaInfoCommand.features
         +TransactionAction.=block-dirty-bitmap-remove
         +TransactionActionKind.block-dirty-bitmap-remove +blockdev-backup.bitmap-mode
-        +blockdev-backup.filter-node-name <>blockdev-backup
+        +blockdev-backup.filter-node-name +drive-backup.bitmap-mode
+        +drive-backup.filter-node-name <>blockdev-backup <>drive-backup
     """,
     "5.0": """
         -SchemaInfoCommand.features -SchemaInfoObject.features +BlockdevAioOptions.io_uring
-        +SchemaInfo.features +SchemaInfoObjectMember.features +nbd-server-add.description
-        +query-named-block-nodes.flat ~BlockDeviceInfo.encryption_key_missing
-        ~BlockDirtyInfo.status ~BlockInfo.dirty-bitmaps
+        +SchemaInfo.features +SchemaInfoObjectMember.features +block-commit.on-error
+        +nbd-server-add.description +query-named-block-nodes.flat
+        ~BlockDeviceInfo.encryption_key_missing ~BlockDirtyInfo.status ~BlockInfo.dirty-bitmaps
+        ~block-commit.base ~block-commit.top ~blockdev-snapshot
     """,
     "5.1": """
         +ImageInfoSpecificQCow2.compression-type +JobType.amend +Qcow2CompressionType
@@ -144,18 +153,19 @@ STEPS = {
         <>nbd-server-add
     """,
     "6.0": """
-        -BlockDeviceInfo.encryption_key_missing -BlockDirtyInfo.status
-        -BlockInfo.dirty-bitmaps -DirtyBitmapStatus -RunState.preconfig -object-add.props
-        +AuthZListProperties +AuthZSimpleProperties +BackupCommon.x-perf +BackupPerf
-        +BlockExportOptionsFuse +BlockExportType.fuse +IothreadProperties
-        +JobType.snapshot-delete +JobType.snapshot-load +JobType.snapshot-save +ObjectType
-        +QAuthZListFormat +QAuthZListPolicy +QAuthZListRule +QCryptoSecretFormat
-        +QCryptoTLSCredsEndpoint +SecretCommonProperties +SecretProperties
-        +TlsCredsAnonProperties +TlsCredsProperties +TlsCredsPskProperties
-        +TlsCredsX509Properties +block-export-add.=fuse +blockdev-backup.x-perf
-        +object-add.=authz-list +object-add.=authz-simple +object-add.=iothread
-        +object-add.=secret +object-add.=tls-creds-anon +object-add.=tls-creds-psk
-        +object-add.=tls-creds-x509 ~object-add.qom-type ~query-qmp-schema ~quit
+        -BlockDeviceInfo.encryption_key_missing -BlockDirtyInfo.status -BlockInfo.dirty-bitmaps
+        -DirtyBitmapStatus -RunState.preconfig -object-add.props +AuthZListProperties
+        +AuthZSimpleProperties +BackupCommon.x-perf +BackupPerf +BlockExportOptionsFuse
+        +BlockExportType.fuse +IothreadProperties +JobType.snapshot-delete
+        +JobType.snapshot-load +JobType.snapshot-save +ObjectType +QAuthZListFormat
+        +QAuthZListPolicy +QAuthZListRule +QCryptoSecretFormat +QCryptoTLSCredsEndpoint
+        +SecretCommonProperties +SecretProperties +TlsCredsAnonProperties +TlsCredsProperties
+        +TlsCredsPskProperties +TlsCredsX509Properties +block-export-add.=fuse
+        +block-stream.bottom +block-stream.filter-node-name +blockdev-backup.x-perf
+        +drive-backup.x-perf +object-add.=authz-list +object-add.=authz-simple
+        +object-add.=iothread +object-add.=secret +object-add.=tls-creds-anon
+        +object-add.=tls-creds-psk +object-add.=tls-creds-x509 ~object-add.qom-type
+        ~query-qmp-schema ~quit
     """,
     "6.1": """
         -QCryptoCipherAlgorithm.des-rfb -x-blockdev-reopen
@@ -166,12 +176,12 @@ STEPS = {
         ~object-del
     """,
     "6.2": """
-        +BlockdevDriver.copy-before-write +BlockdevOptionsCbw
-        +BlockdevOptionsFile.aio-max-batch +SchemaInfoEnum.members +SchemaInfoEnumMember
-        +blockdev-add.=copy-before-write ~BackupCommon.x-perf
-        ~BlockdevOptionsFile.x-check-cache-dropped ~BlockdevOptionsNbd.x-dirty-bitmap
-        ~InetSocketAddress.mptcp ~SchemaInfoEnum.values ~blockdev-backup.x-perf ~device_add
-        ~x-debug-block-dirty-bitmap-sha256
+        +BlockdevDriver.copy-before-write +BlockdevOptionsCbw +BlockdevOptionsFile.aio-max-batch
+        +SchemaInfoEnum.members +SchemaInfoEnumMember +blockdev-add.=copy-before-write
+        ~BackupCommon.x-perf ~BlockdevOptionsFile.x-check-cache-dropped
+        ~BlockdevOptionsNbd.x-dirty-bitmap ~InetSocketAddress.mptcp ~SchemaInfoEnum.values
+        ~TransactionActionKind.drive-backup ~blockdev-backup.x-perf ~device_add ~drive-backup
+        ~drive-backup.x-perf ~x-debug-block-dirty-bitmap-sha256
     """,
     "7.0": """
         +BlockdevOptionsCbw.bitmap +BlockdevOptionsNbd.open-timeout
@@ -183,15 +193,17 @@ STEPS = {
         +BlockExportType.vduse-blk +BlockdevOptionsCbw.cbw-timeout
         +BlockdevOptionsCbw.on-cbw-error +EventLoopBaseProperties
         +IothreadProperties.thread-pool-max +IothreadProperties.thread-pool-min +OnCbwError
-        +block-export-add.=vduse-blk ~BlockExportOptionsNbd.bitmaps ~block-dirty-bitmap-add
-        ~block-dirty-bitmap-clear ~block-dirty-bitmap-disable ~block-dirty-bitmap-enable
-        ~block-dirty-bitmap-merge ~block-dirty-bitmap-merge.bitmaps
+        +block-export-add.=vduse-blk ~BlockExportOptionsNbd.bitmaps ~block-commit
+        ~block-dirty-bitmap-add ~block-dirty-bitmap-clear ~block-dirty-bitmap-disable
+        ~block-dirty-bitmap-enable ~block-dirty-bitmap-merge ~block-dirty-bitmap-merge.bitmaps
         ~block-dirty-bitmap-remove ~block-export-add ~block-export-del ~block-job-cancel
         ~block-job-complete ~block-job-dismiss ~block-job-finalize ~block-job-pause
-        ~block-job-resume ~block-job-set-speed ~blockdev-add ~blockdev-backup ~blockdev-del
-        ~blockdev-reopen ~nbd-server-add ~nbd-server-remove ~nbd-server-start
-        ~nbd-server-stop ~query-block ~query-block-exports ~query-block-jobs
-        ~query-named-block-nodes ~x-debug-block-dirty-bitmap-sha256 <>IothreadProperties
+        ~block-job-resume ~block-job-set-speed ~block-stream ~blockdev-add ~blockdev-backup
+        ~blockdev-del ~blockdev-mirror ~blockdev-reopen ~blockdev-snapshot
+        ~blockdev-snapshot-sync ~change-backing-file ~drive-backup ~drive-mirror ~nbd-server-add
+        ~nbd-server-remove ~nbd-server-start ~nbd-server-stop ~query-block ~query-block-exports
+        ~query-block-jobs ~query-named-block-nodes ~x-debug-block-dirty-bitmap-sha256
+        <>IothreadProperties
     """,
     "7.2": "+ShutdownCause.snapshot-load",
     "8.0": """
@@ -204,16 +216,19 @@ STEPS = {
     "8.2": """
         +BlockJobChangeOptionsMirror +BlockJobInfo.=amend +BlockJobInfo.=backup
         +BlockJobInfo.=commit +BlockJobInfo.=create +BlockJobInfo.=mirror
-        +BlockJobInfo.=snapshot-delete +BlockJobInfo.=snapshot-load
-        +BlockJobInfo.=snapshot-save +BlockJobInfo.=stream +BlockJobInfoMirror
-        +MirrorCopyMode +block-job-change ~BlockJobInfo.type
+        +BlockJobInfo.=snapshot-delete +BlockJobInfo.=snapshot-load +BlockJobInfo.=snapshot-save
+        +BlockJobInfo.=stream +BlockJobInfoMirror +block-job-change ~BlockJobInfo.type
     """,
     "9.0": """
-        -StatusInfo.singlestep -String -StringWrapper +FdSocketAddress
-        +FdSocketAddressWrapper +QCryptoBlockInfoLUKS.detached-header
-        +QCryptoCipherAlgorithm.sm4 ~SocketAddress.=fd ~SocketAddressLegacy.=fd
+        -StatusInfo.singlestep -String -StringWrapper +FdSocketAddress +FdSocketAddressWrapper
+        +QCryptoBlockInfoLUKS.detached-header +QCryptoCipherAlgorithm.sm4
+        +block-commit.backing-mask-protocol +block-stream.backing-mask-protocol
+        ~SocketAddress.=fd ~SocketAddressLegacy.=fd
     """,
-    "9.1": "+BackupCommon.discard-source +blockdev-backup.discard-source",
+    "9.1": """
+        +BackupCommon.discard-source +blockdev-backup.discard-source
+        +drive-backup.discard-source
+    """,
     "9.2": """
         -QCryptoCipherAlgorithm -QCryptoHashAlgorithm -QCryptoIVGenAlgorithm
         -SecretCommonProperties.loaded -SecretProperties.loaded
@@ -230,8 +245,8 @@ STEPS = {
     "10.1": """
         +BlockDeviceInfo.children +BlockdevChild +InetSocketAddress.keep-alive-count
         +InetSocketAddress.keep-alive-idle +InetSocketAddress.keep-alive-interval
-        ~BlockDeviceInfo.node-name ~block-job-complete ~block-job-dismiss
-        ~block-job-finalize ~block-job-pause ~block-job-resume
+        +blockdev-mirror.target-is-zero ~BlockDeviceInfo.node-name ~block-job-complete
+        ~block-job-dismiss ~block-job-finalize ~block-job-pause ~block-job-resume
     """,
     "10.2": "+BlockLimitsInfo +BlockNodeInfo.limits +ImageInfo.limits",
     "11.0": "+BlockExportIothreads +query-block.flat ~block-export-add.iothread",
