@@ -115,7 +115,7 @@ def _status(bitmap: DirtyBitmap) -> str:
     return "active" if bitmap.enabled else "disabled"
 
 
-def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
+def image_info(node: Node, *, flat: bool, for_disk: bool = False) -> dict[str, Any]:
     """Return a node's ``ImageInfo``; unless flat, with those of its backing images inside."""
     disk = node.block
     info: dict[str, Any] = {
@@ -142,7 +142,8 @@ def image_info(node: Node, *, flat: bool) -> dict[str, Any]:
     below = node.file if node.is_filter else node.backing
     if not flat and below is not None:
         # What a filter shows stands where a backing image would.
-        info["backing-image"] = image_info(below, flat=False)
+        below = shown(below) if for_disk else below
+        info["backing-image"] = image_info(below, flat=False, for_disk=for_disk)
     return info
 
 
@@ -197,10 +198,25 @@ def _children(node: Node) -> list[dict[str, str]]:
     return [{"child": role, "node-name": child.name} for role, child in found if child is not None]
 
 
-def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
-    """Return a node's ``BlockDeviceInfo``, with the members of every release."""
+def shown(node: Node) -> Node:
+    """Return what a user of a disk is told of in place of filters that jobs made."""
+    while node.implicit and node.file is not None:
+        node = node.file
+    return node
+
+
+def node_info(node: Node, *, flat: bool, for_disk: bool = False) -> dict[str, Any]:
+    """Return a node's ``BlockDeviceInfo``, with the members of every release.
+
+    Args:
+        node: the node.
+        flat: whether to leave out what is behind it.
+        for_disk: whether a disk is described: filters that jobs made are left out.
+    """
+    node = shown(node) if for_disk else node
     cache = node.options.get("cache", {})
-    depth = 0 if flat else sum(1 for _ in node.chain()) - 1
+    counted = [each for each in node.chain() if not (for_disk and each.implicit)]
+    depth = 0 if flat else len(counted) - 1
     info: dict[str, Any] = {
         "node-name": node.name,
         "drv": driver(node),
@@ -212,7 +228,7 @@ def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
         "encryption_key_missing": False,
         "detect_zeroes": node.options.get("detect-zeroes", "off"),
         "write_threshold": 0,
-        "image": image_info(node, flat=flat),
+        "image": image_info(node, flat=flat, for_disk=for_disk),
         "cache": {
             "writeback": True,
             "direct": cache.get("direct", False),
@@ -222,7 +238,8 @@ def node_info(node: Node, *, flat: bool) -> dict[str, Any]:
         **dict.fromkeys(_NO_THROTTLING, 0),
     }
     if node.backing is not None:
-        info["backing_file"] = filename(node.backing)
+        backing = shown(node.backing) if for_disk else node.backing
+        info["backing_file"] = filename(backing)
     if node.bitmaps:
         info["dirty-bitmaps"] = [bitmap_info(b) for b in reversed(node.bitmaps)]
     return info

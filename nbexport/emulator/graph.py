@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
+from nbexport.emulator.serial import next_serial
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
+
+ROLES = ("file", "backing", "target")
+"""What a node can be to another one."""
 
 _WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*\Z")
 
@@ -116,6 +120,8 @@ class Node:
         target: the node that a copy-before-write filter copies to.
         bitmaps: its dirty bitmaps, oldest first.
         thread: the object whose thread its requests run in; None is the main one.
+        implicit: whether a job made it and nobody gave it a name.
+        backed_at: when its backing node became that, as a number that grows.
     """
 
     name: str
@@ -128,6 +134,8 @@ class Node:
     target: Node | None = None
     bitmaps: list[DirtyBitmap] = field(default_factory=list)
     thread: UserObject | None = None
+    implicit: bool = False
+    backed_at: int = field(default_factory=next_serial)
 
     def children(self) -> list[Node]:
         """Return the nodes that this one is built on."""
@@ -136,7 +144,7 @@ class Node:
     @property
     def is_filter(self) -> bool:
         """Whether it shows the data of the node below it, and passes on what users want of it."""
-        return isinstance(self.block, block.CopyBeforeWriteNode)
+        return isinstance(self.block, block.FilterNode)
 
     @property
     def is_format(self) -> bool:
@@ -212,6 +220,7 @@ class BlockExport:
         node: what it exports.
         name: its name on the NBD server.
         bitmaps: the bitmaps that it holds busy.
+        front: what its clients see of the node; None if that cannot become another one.
         shutting_down: whether its removal has begun.
         writable: whether clients may write.
         fixed_thread: whether the node's requests must go on to run where they do.
@@ -222,6 +231,7 @@ class BlockExport:
     node: Node
     name: str
     bitmaps: list[DirtyBitmap]
+    front: block.Front | None = None
     shutting_down: bool = False
     writable: bool = False
     fixed_thread: bool = False
@@ -242,6 +252,21 @@ class Backend:
     node: Node | None
     writable: bool = False
     device: str | None = None
+
+
+def link(user: Node, role: str, child: Node | None) -> None:
+    """Give a node another child, and its disk that child's disk."""
+    setattr(user, role, child)
+    disk = user.block
+    if role == "backing":
+        user.backed_at = next_serial()
+        disk.backing = None if child is None else child.block
+    elif role == "file" and child is not None:
+        if isinstance(disk, block.RawNode):
+            disk.reopen(child.block, disk.offset, user.options.get("size"))
+            disk.read_only = user.read_only
+        else:
+            disk.file = child.block
 
 
 class Graph:
@@ -321,9 +346,10 @@ class Graph:
         for user in self.parents(node):
             if above.reaches(user):
                 continue
-            for role in ("file", "backing", "target"):
+            for role in ROLES:
                 if getattr(user, role) is node:
                     setattr(user, role, above)
+                    user.backed_at = next_serial() if role == "backing" else user.backed_at
         for export in self.exports_of(node):
             export.node = above
         for backend in self.backends_of(node):
@@ -332,15 +358,58 @@ class Graph:
     def take_out(self, above: Node) -> None:
         """Give the users of a filter back to the node below it, and forget the filter."""
         assert above.file is not None
-        for user in self.parents(above):
-            for role in ("file", "backing", "target"):
-                if getattr(user, role) is above:
-                    setattr(user, role, above.file)
-        for export in self.exports_of(above):
-            export.node = above.file
-        for backend in self.backends_of(above):
-            backend.node = above.file
+        self.replace(above, above.file)
         del self.nodes[above.name]
+
+    def replace(self, old: Node, new: Node, *, but: Node | None = None) -> None:
+        """Give the users of a node to another one that shows the same; nothing may be written.
+
+        Args:
+            old: the node.
+            new: gets its users, but for those that it needs itself.
+            but: a user that stays.
+        """
+        for user in self.parents(old):
+            if user is but or user is new or new.reaches(user):
+                continue
+            for role in ROLES:
+                if getattr(user, role) is old:
+                    link(user, role, new)
+        for export in self.exports_of(old):
+            export.node = new
+            if export.front is not None:
+                with export.front.quiet():
+                    export.front.exchange(new.block)
+        for backend in self.backends_of(old):
+            backend.node = new
+
+    @contextlib.contextmanager
+    def still(self, *nodes: Node) -> Iterator[None]:
+        """Let nobody read or write nodes through an export, nor write them, while it lasts."""
+        with contextlib.ExitStack() as stack:
+            for export in self.exports.values():
+                reached = any(export.node.reaches(node) for node in nodes)
+                if export.front is not None and reached:
+                    stack.enter_context(export.front.quiet())
+            for node in nodes:
+                stack.enter_context(node.block.tracking.paused())
+            yield
+
+    def is_used(self, node: Node) -> bool:
+        """Return whether anybody needs a node: the monitor, another node, an export, a job."""
+        return bool(
+            node.monitor_owned
+            or self.parents(node)
+            or self.exports_of(node)
+            or self.backends_of(node)
+            or self.jobs_of(node)
+        )
+
+    def release(self, node: Node) -> list[Node]:
+        """Take a node out if nobody needs it any more; return what is to be closed, as `remove`."""
+        if self.nodes.get(node.name) is not node or self.is_used(node):
+            return []
+        return self.remove(node)
 
     def remove(self, node: Node) -> list[Node]:
         """Take ``node`` out, and every child that nothing else holds.
@@ -357,11 +426,6 @@ class Graph:
             waiting += [
                 child
                 for child in gone.children()
-                if not child.monitor_owned
-                and child.name in self.nodes
-                and not self.parents(child)
-                and not self.exports_of(child)
-                and not self.backends_of(child)
-                and not self.jobs_of(child)
+                if child.name in self.nodes and not self.is_used(child)
             ]
         return removed

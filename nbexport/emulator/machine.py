@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
@@ -124,6 +125,11 @@ class Machine:
         """Tell every monitor of an event, if the release has it."""
         if self._emit is not None and event in self._events:
             self._emit(event, data)
+
+    def say(self, text: str) -> None:
+        """Print a line on the standard output, as QEMU does when a command makes an image."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
     def later(self, work: Coroutine[Any, Any, None], *, at_once: bool = False) -> None:
         """Do ``work`` after the reply of the command that is running.

@@ -74,9 +74,20 @@ def target_use(name: str) -> Use:
     return Use(f"node '{name}'", "target", Permission.WRITE, Permission.RESIZE)
 
 
+def root_use(required: Permission, unshared: Permission) -> Use:
+    """Return the use that a job makes of a node by itself, without a name."""
+    return Use(_EXPORT, "root", required, unshared)
+
+
+def job_use(kind: str, identifier: str, role: str, unshared: Permission) -> Use:
+    """Return the use of a node that a job only keeps others from."""
+    return Use(f"{kind} job '{identifier}'", role, locks.NOTHING, unshared)
+
+
 def uses(graph: Graph, node: Node) -> list[Use]:
     """Return the uses of a node, the newest first."""
-    found = [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
+    found = [use for job in graph.jobs_of(node) for user, use in job.uses_of[::-1] if user is node]
+    found += [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
     found += [backend_use(backend) for backend in graph.backends_of(node)]
     for parent in reversed(graph.parents(node)):
         if parent.target is node:
@@ -89,11 +100,13 @@ def uses(graph: Graph, node: Node) -> list[Use]:
 
 
 def _backing_use(node: Node, above: list[Use]) -> Use:
-    """Return the use of a backing file, which may be written if the users above allow that."""
-    unshared = locks.NOTHING
+    """Return the use of a backing file: read and not written as the users above want it."""
+    required = unshared = locks.NOTHING
+    if any(use.required & Permission.CONSISTENT_READ for use in above):
+        required = Permission.CONSISTENT_READ
     if any(use.unshared & Permission.WRITE for use in above):
         unshared = Permission.WRITE | Permission.RESIZE
-    return Use(f"node '{node.name}'", "backing", Permission.CONSISTENT_READ, unshared)
+    return Use(f"node '{node.name}'", "backing", required, unshared)
 
 
 def _file_use(graph: Graph, node: Node, above: list[Use]) -> Use:
@@ -103,6 +116,18 @@ def _file_use(graph: Graph, node: Node, above: list[Use]) -> Use:
     if node.options.get("offset") or "size" in node.options:
         # A part of a file stays where it is only as long as the file does.
         passed = passed._replace(unshared=passed.unshared | Permission.RESIZE)
+    if isinstance(node.block, block.CommitTopNode):
+        return Use(passed.who, "backing", locks.NOTHING, locks.NOTHING)
+    if isinstance(node.block, block.MirrorTopNode):
+        if node.options.get("stopped"):
+            return Use(passed.who, "backing", locks.NOTHING, locks.NOTHING)
+        if node.options.get("commits"):
+            required = passed.required & ~Permission.CONSISTENT_READ
+            unshared = passed.unshared & ~Permission.WRITE
+            return Use(passed.who, "backing", required, unshared)
+        return passed._replace(role="backing")
+    if isinstance(node.block, block.StreamTopNode):
+        return passed
     if not node.is_filter or not (above or graph.jobs_of(node)):
         return passed
     # Nobody writes below a filter that copies before writes, as long as somebody uses it.
@@ -137,6 +162,12 @@ def begin(release: Release, graph: Graph, node: Node, new: Use) -> None:
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(new.required, new.unshared)
+        if node.is_format and node.backing is not None:
+            # What is above wants something of the images behind, too.
+            new = _backing_use(node, [new, *others])
+            node = node.backing
+            others = [use for use in uses(graph, node) if use.who != new.who]
+            continue
         if node.file is None or node.is_format:
             return
         # What is above a raw node passes through it; its own use of the file is counted anew.

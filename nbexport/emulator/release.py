@@ -132,6 +132,11 @@ class Release:
         return self._has((5, 1, 0))
 
     @property
+    def job_cancel_stops(self) -> bool:
+        """Whether job-cancel stops a job that is ready in the middle, too."""
+        return self._has((6, 2, 0))
+
+    @property
     def ends_idle_jobs_at_once(self) -> bool:
         """Whether a job that has nothing to copy ends before the reply to the command.
 

@@ -119,6 +119,11 @@ class Reopener:
                 not allow it. Everything is as it was.
         """
         changes = [self._prepare(each) for each in self._queue(wanted)]
+        self._apply(changes)
+        return self._left_over(changes)
+
+    def _apply(self, changes: Sequence[_Change]) -> None:
+        """Make all changes or none."""
         for change in changes:
             change.show()
         try:
@@ -136,7 +141,21 @@ class Reopener:
                 raise CommandError(str(error)) from error
             raise
         permissions.settle(self._graph)
-        return self._left_over(changes)
+
+    def set_read_only(self, node: Node, *, read_only: bool) -> None:
+        """Let a node, and the file that was opened with it, be written or not.
+
+        Raises:
+            CommandError: a user of it does not allow it, or it cannot be opened so. Everything is
+                as it was.
+        """
+        wanted, below = [node], node.file
+        while below is not None and _is_inline(wanted[-1]):
+            wanted.append(below)
+            below = below.file
+        changes = [_Change(each, each.options, read_only) for each in wanted]
+        changes = [change for change in changes if change.was_read_only != read_only]
+        self._apply(changes)
 
     # What is wanted
 

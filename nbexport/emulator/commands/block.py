@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nbexport.emulator import describe, drivers, permissions
+from nbexport.emulator import blockers, describe, drivers, permissions
+from nbexport.emulator.blockers import Operation
 from nbexport.emulator.builder import Builder
-from nbexport.emulator.commands import backup
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.reopen import Reopener
 from nbexport.errors import CommandError
@@ -40,15 +40,12 @@ async def delete(machine: Machine, arguments: Arguments) -> None:
     node = machine.graph.nodes.get(name)
     if node is None:
         raise CommandError(f"Failed to find node with node-name='{name}'")
-    if machine.graph.exports_of(node) or machine.graph.backends_of(node):
+    uses = [use for job in machine.graph.jobs_of(node) for user, use in job.uses_of if user is node]
+    held = any(use.role == "root" for use in uses)
+    if held or machine.graph.exports_of(node) or machine.graph.backends_of(node):
         raise CommandError(f"Node {name} is in use")
-    backup.check_blocked(machine.graph, node)
+    blockers.check(machine.graph, node, Operation.DELETE)
     parents = machine.graph.parents(node)
-    for parent in parents:
-        if parent.backing is node:
-            raise CommandError(
-                f"Node '{name}' is busy: node is used as backing hd of '{parent.name}'"
-            )
     if not node.monitor_owned:
         raise CommandError(f"Node {name} is not owned by the monitor")
     if parents:
@@ -85,7 +82,7 @@ async def query_block(machine: Machine, arguments: Arguments) -> list[dict[str, 
                 "locked": False,
                 **({"qdev": backend.device, "io-status": "ok"}
                    if backend.device is not None else {}),
-                **({"inserted": describe.node_info(backend.node, flat=False)}
+                **({"inserted": describe.node_info(backend.node, flat=False, for_disk=True)}
                    if backend.node is not None else {}),
             }
             for backend in backends

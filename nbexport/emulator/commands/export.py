@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from nbexport import nbd
+from nbexport import block, nbd
 from nbexport.emulator import permissions, threads
 from nbexport.emulator.addresses import listen
 from nbexport.emulator.commands import legacy
@@ -168,7 +168,8 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
     try:
         use(machine, node, permissions.export_use(writable=writable, fixed_size=False))
         attached = True
-        bitmaps = _create_export(machine, node, arguments, writable=writable)
+        front = block.Front(node.block)
+        bitmaps = _create_export(machine, node, front, arguments, writable=writable)
     except BaseException:
         permissions.settle(machine.graph)
         if attached:
@@ -178,12 +179,12 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         bitmap.busy = True
     name = arguments.get("name", node.name)
     machine.graph.exports[identifier] = BlockExport(
-        identifier, "nbd", node, name, bitmaps, writable=writable, fixed_thread=fixed
+        identifier, "nbd", node, name, bitmaps, front=front, writable=writable, fixed_thread=fixed
     )
 
 
 def _create_export(
-    machine: Machine, node: Node, arguments: Arguments, *, writable: bool
+    machine: Machine, node: Node, front: block.Front, arguments: Arguments, *, writable: bool
 ) -> list[DirtyBitmap]:
     """Give the NBD server an export, and return its bitmaps."""
     server = running_server(machine)
@@ -203,7 +204,7 @@ def _create_export(
         for given in arguments.get("bitmaps", ())
     ]
     named = [(bitmap.name, bitmap) for bitmap in bitmaps]
-    server.add(make_export(machine, node, name, arguments, named, writable=writable))
+    server.add(make_export(machine, node, name, arguments, named, writable=writable, front=front))
     return bitmaps
 
 
