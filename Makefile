@@ -40,6 +40,17 @@ bench: setup ## compare the NBD server with those that are installed
 notebooks: setup ## run the notebooks with their defaults, into build/notebooks/
 	$(BIN)/nbexport site --output build --no-render
 
+.PHONY: interop-dropin
+interop-dropin: setup ## run the interop tests with our commands in the place of QEMU's servers
+	$(BIN)/python tests/in_place.py $(T)
+
+# Which suites: make suites SUITES=libnbd
+SUITES ?=
+
+.PHONY: suites
+suites: setup ## run other projects' suites with our commands and with QEMU's, and compare
+	$(BIN)/python tests/public_suites.py $(SUITES)
+
 .PHONY: regress
 regress: setup ## run the notebooks over releases and targets, compare with the baseline
 	$(BIN)/nbexport matrix notebooks/matrix.toml --output build/matrix
@@ -96,7 +107,7 @@ clean: ## remove everything that was built, the environment included
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  The first run needs Python 3.11 or later with venv, and a network to install packages.'
 	@echo '  Real peers are optional (qemu-utils, qemu-system-common, qemu-system-x86, libnbd-bin,'

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ from nbexport.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-UNIX_PATH_MAX = 107
-"""The kernel's field has 108 bytes, the last of which ends the path."""
+UNIX_PATH_MAX = 108
+"""Bytes of the kernel's field; a path that fills it needs no byte that ends it."""
 
 
 class UnixListener:
@@ -48,7 +49,7 @@ class UnixListener:
         try:
             self.socket.setblocking(False)  # noqa: FBT003 - the standard library's signature
             # As it was given: the absolute path may be too long.
-            self.socket.bind(os.fspath(path))
+            _with_path(self.socket, "bind", path)
             self._inode = self.path.lstat().st_ino
             self.socket.listen(backlog)
         except BaseException as error:
@@ -63,6 +64,64 @@ class UnixListener:
             status = self.path.lstat()
             if stat.S_ISSOCK(status.st_mode) and status.st_ino == self._inode:
                 self.path.unlink()
+
+
+_early: dict[str, UnixListener] = {}
+
+
+def listen_early(path: str, backlog: int) -> None:
+    """Listen at a path that will be opened in a moment; clients wait in the queue until then.
+
+    Only where nothing is yet. What goes wrong is not told: it does again when the path is opened.
+
+    Args:
+        path: as it will be given to `open_unix`.
+        backlog: connections that may wait to be accepted.
+    """
+    if path not in _early and not os.path.lexists(path):
+        with contextlib.suppress(OSError, ValueError):
+            _early[path] = UnixListener(path, backlog)
+
+
+def is_early(path: str | Path) -> bool:
+    """Return whether `listen_early` has opened a path that nobody has taken yet."""
+    return os.fspath(path) in _early
+
+
+def open_unix(path: str | Path, backlog: int) -> UnixListener:
+    """Return a listening unix socket: what `listen_early` opened, or a new one, which may raise."""
+    return _early.pop(os.fspath(path), None) or UnixListener(path, backlog)
+
+
+def forget_early() -> None:
+    """Remove what `listen_early` opened and nobody took."""
+    while _early:
+        _, listener = _early.popitem()
+        listener.unlink()
+        listener.socket.close()
+
+
+def connect_unix(made: socket.socket, path: str | Path) -> None:
+    """Connect a unix socket; one that has a time limit connects at once or fails.
+
+    Raises:
+        OSError: it cannot be connected.
+    """
+    _with_path(made, "connect", path)
+
+
+def _with_path(made: socket.socket, call: str, path: str | Path) -> None:
+    encoded = os.fsencode(path)
+    if len(encoded) != UNIX_PATH_MAX:
+        getattr(made, call)(encoded)
+        return
+    # The standard library wants room for a byte that ends the path.
+    import ctypes  # noqa: PLC0415 - hardly ever
+
+    address = socket.AF_UNIX.to_bytes(2, sys.byteorder) + encoded
+    if getattr(ctypes.CDLL(None, use_errno=True), call)(made.fileno(), address, len(address)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _make_room(target: Path, shown: str | Path) -> None:

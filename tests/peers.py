@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import in_place
 import pytest
 
 if TYPE_CHECKING:
@@ -40,8 +41,14 @@ PACKAGES = {
 
 
 def peer(name: str) -> str:
-    """Return the path of a peer's program; skip, or fail where peers are required."""
+    """Return the path of a peer's program; skip, or fail where peers are required.
+
+    In a run of `in_place` the servers are our commands, and nothing else is.
+    """
     path = shutil.which(name)
+    ours = in_place.folder()
+    if ours is not None and path is not None:
+        assert (Path(path).parent == ours) == (name in in_place.SERVERS), path
     if path is None:
         reason = f"{name} is not installed (Debian package {PACKAGES[name]})"
         if os.environ.get("NBEXPORT_REQUIRE_PEERS"):

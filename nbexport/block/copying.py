@@ -5,7 +5,9 @@ Source: QEMU's ``docs/interop/live-block-operations.rst``, "Live disk backup".
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -13,11 +15,13 @@ import numpy as np
 
 from nbexport.bits import Bitmap
 from nbexport.block.fence import Fence
-from nbexport.block.node import NBD_STATE_ZERO
+from nbexport.block.node import NBD_STATE_ZERO, HostFileError
 from nbexport.errors import FormatError
 from nbexport.units import KiB, MiB, align_down, align_up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from nbexport.block.node import BlockNode
@@ -57,26 +61,35 @@ class CopyBefore:
     Attributes:
         remaining: clusters that are still to be copied.
         touched: clusters that writers have asked for.
+        accessible: clusters whose old data are kept.
         cluster: bytes of a cluster.
         chunk: bytes that one copy moves at the most, or a cluster if that is more.
         copied: bytes that were copied.
     """
 
     def __init__(
-        self, source: BlockNode, target: BlockNode, *, wanted: Bitmap | None = None
+        self,
+        source: BlockNode,
+        target: BlockNode,
+        *,
+        wanted: Bitmap | None = None,
+        compress: bool = False,
     ) -> None:
         self.source = source
         self.target = target
+        self._compress = compress
         self.cluster = cluster_of(target)
         if wanted is None:
             wanted = Bitmap(source.size, self.cluster)
             wanted.set(0, source.size)
         self.remaining = wanted
         self.touched = Bitmap(source.size, self.cluster)
+        self.accessible = wanted.copy()
         self.copied = 0
         self.chunk = MAX_CHUNK
         self._changed = threading.Condition()
         self._in_hand: list[tuple[int, int]] = []
+        self._reading: list[tuple[int, int]] = []
         self._fence = target.fence or Fence()
         target.fence = self._fence
 
@@ -98,6 +111,43 @@ class CopyBefore:
             at = piece[1]
         with self._changed:
             self.touched.set(start, end - start)
+            while any(a < end and start < b for a, b in self._reading):
+                self._changed.wait()
+
+    @contextlib.contextmanager
+    def kept(self, start: int, end: int) -> Iterator[tuple[BlockNode, int]]:
+        """Say where old data are; nobody overwrites them while the block lasts.
+
+        Returns:
+            The disk that has them, the source or the target, and up to where it has.
+
+        Raises:
+            HostFileError: those of a part of the range are not kept.
+        """
+        with self._changed:
+            if not self.accessible.extents(start, end).flags.all():
+                text = os.strerror(errno.EACCES)
+                raise HostFileError(errno.EACCES, text, self.source.filename)
+            copied = self.touched.extents(start, end)
+            stop = int(copied.bounds[1])
+            if copied.flags[0]:
+                disk, held = self.target, None
+            else:
+                disk, held = self.source, (start, stop)
+                self._reading.append(held)
+        try:
+            yield disk, stop
+        finally:
+            if held is not None:
+                with self._changed:
+                    self._reading.remove(held)
+                    self._changed.notify_all()
+
+    def give_up(self, offset: int, length: int) -> None:
+        """Keep the old data of a range no longer; of a cluster that it only touches they stay."""
+        with self._changed:
+            self.accessible.reset(offset, length)
+            self.remaining.reset(offset, length)
 
     def next_chunk(self) -> int | None:
         """Copy the next clusters that remain.
@@ -181,7 +231,10 @@ class CopyBefore:
         except (FormatError, OSError) as error:
             raise SourceReadError(error) from error
         with self._fence.exclusive():
-            self.target.write_from(start, memoryview(data))
+            if self._compress:
+                self.target.write_compressed(start, memoryview(data))
+            else:
+                self.target.write_from(start, memoryview(data))
 
     def _zeroes(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the clusters of a range that read as zeroes throughout."""

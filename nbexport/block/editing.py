@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from nbexport.block.file import FileNode
-    from nbexport.block.node import PersistentBitmap
+    from nbexport.block.node import BlockNode, PersistentBitmap
 
 
 @contextlib.contextmanager
@@ -114,7 +113,7 @@ class NoBitmaps:
         self.find(name)
 
 
-def begin(node: Qcow2Node, file: FileNode) -> tuple[Allocator, BitmapStore]:
+def begin(node: Qcow2Node, file: BlockNode) -> tuple[Allocator, BitmapStore]:
     """Begin to change an image that is open for writing.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nbexport.bits import Extents
-from nbexport.block.locks import FileLocks
+from nbexport.block.locks import FileLocks, Permission
 from nbexport.block.node import ALLOCATED, DATA, ZERO, BlockNode, HostFileError, fill_zeroes
 from nbexport.units import SECTOR_SIZE, align_up
 
@@ -32,6 +33,8 @@ _READ_MAX = 1 << 30
 _KEEP_SIZE = 0x01
 _PUNCH_HOLE = 0x02
 _ZERO_RANGE = 0x10
+
+_FIRST_BLOCK = 4096
 
 _NOT_SUPPORTED = frozenset((errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY))
 _ZEROES = memoryview(bytes(1 << 20))
@@ -171,6 +174,24 @@ class FileNode(BlockNode):
             self._changed(size)
         self.size = max(self.size, align_up(size, SECTOR_SIZE))
 
+    def resize(self, size: int) -> None:
+        """Make the file longer by a hole, or cut it.
+
+        Raises:
+            OSError: the file is not open for writing, or the host failed; QEMU's text.
+        """
+        if not self._writable:
+            raise self._not_writable()
+        try:
+            _truncate(self._fd, size, new=self._length == 0)
+        except OSError as error:
+            text = f"Could not resize file: {error.strerror}"
+            raise HostFileError(error.errno, text, self.filename) from error
+        with self._state:
+            self._length = size
+            self._changes += 1
+        self.size = align_up(size, SECTOR_SIZE)
+
     def reopen(self, *, writable: bool) -> None:
         """Open the same file for writing too, or for reading only; its locks stay.
 
@@ -299,6 +320,68 @@ def open_file(path: str | Path, *, writable: bool = False) -> FileNode:
     except (OSError, ValueError):
         is_device = False  # the attempt to open it tells why
     return (HostDeviceNode if is_device else FileNode)(path, writable=writable)
+
+
+def _truncate(fd: int, size: int, *, new: bool) -> None:
+    """Give a file another length; one that was empty gets a first block, as QEMU's do."""
+    os.ftruncate(fd, size)
+    if new and size:
+        _write_first(fd, size)
+
+
+def _write_first(fd: int, size: int) -> None:
+    """Let a new file begin with a block that has its room.
+
+    What a file system asks for in direct access can be found out by reading such a block only.
+    """
+    with contextlib.suppress(OSError):
+        os.pwrite(fd, _ZEROES[: _FIRST_BLOCK if size >= _FIRST_BLOCK else SECTOR_SIZE], 0)
+
+
+def create_file(path: str, size: int, preallocation: str = "off") -> None:
+    """Make a file of a length, or give that to one that is there; nothing of its content stays.
+
+    Args:
+        path: the file.
+        size: in bytes.
+        preallocation: ``off``; ``falloc`` or ``full`` to have its room at once.
+
+    Raises:
+        ImageLockedError: another user does not allow it.
+        OSError: the host failed; QEMU's text.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or errno.EINVAL
+        raise HostFileError(number, f"Could not create '{path}': {reason}", path) from error
+    try:
+        held = FileLocks(fd, path)
+        held.acquire(Permission.WRITE | Permission.RESIZE, Permission.RESIZE)
+        try:
+            os.ftruncate(fd, 0)
+            if preallocation == "falloc" and size:
+                os.posix_fallocate(fd, 0, size)
+                _write_first(fd, size)
+            elif preallocation == "full":
+                for start in range(0, size, len(_ZEROES)):
+                    os.pwrite(fd, _ZEROES[: min(len(_ZEROES), size - start)], start)
+                os.fsync(fd)
+            elif preallocation == "metadata":
+                text = "Unsupported preallocation mode: metadata"
+                raise HostFileError(errno.ENOTSUP, text, path)
+            else:
+                _truncate(fd, size, new=True)
+        except HostFileError:
+            raise
+        except (OSError, OverflowError) as error:
+            what = "preallocate new data" if preallocation == "falloc" else "resize file"
+            text = f"Could not {what}: "
+            number = getattr(error, "errno", None) or errno.EINVAL
+            raise HostFileError(number, text + os.strerror(number), path) from error
+    finally:
+        os.close(fd)
 
 
 def _open(name: str, *, writable: bool) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from nbexport.bits import Bitmap, Extents
 from nbexport.block.tracking import Tracking
 from nbexport.errors import FormatError, UsageError
+from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -51,6 +52,10 @@ class HostFileError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class SilentError(HostFileError):
+    """A request fails as it was asked for or has to; that is nobody's business but its user's."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +100,21 @@ class BlockNode(ABC):
         cluster_size: unit of allocation in bytes, if the format has one.
         read_only: whether its user asked for reading only; see `writable` for what it can.
         request_alignment: smallest request in bytes that the node's driver is made for.
+        request_max: longest request in bytes that the node should get; 0 for no limit of its own.
         file: the protocol child.
         backing: the node that answers for what is not allocated here.
         bitmaps: bitmaps that are stored in the image, in the order of its directory.
         tracking: bitmaps in which writes are marked.
         guards: called with offset and length before a write takes effect; what they raise fails
             the write.
+        followers: called with offset and length after a write has taken effect, before it is
+            confirmed; what they raise fails it.
         fence: keeps readers and copies into the node apart, where somebody makes some.
     """
 
     driver: ClassVar[str]
+    _orders_flush: ClassVar[bool] = False
+    """Whether the driver itself says when a flush is about to make the file below durable."""
 
     def __init__(self, filename: str, size: int) -> None:
         self.filename = filename
@@ -112,13 +122,17 @@ class BlockNode(ABC):
         self.cluster_size: int | None = None
         self.read_only = True
         self.request_alignment = 1
+        self.request_max = 0
         self.file: BlockNode | None = None
         self.backing: BlockNode | None = None
         self.bitmaps: Mapping[str, PersistentBitmap] = MappingProxyType({})
         self.tracking = Tracking()
         self.guards: tuple[Callable[[int, int], None], ...] = ()
+        self.followers: tuple[Callable[[int, int], None], ...] = ()
         self.fence: Fence | None = None
         self._owned: list[BlockNode] = []
+        self._writes = self._flushed = 0
+        self._steps_to_disk = False  # whether the flush under way has anything of its own to do
         self._map_lock = threading.Lock()
         self._answers: dict[str, tuple[Hashable, _Answer]] = {}
         self._asked: dict[str, Hashable] = {}
@@ -177,6 +191,11 @@ class BlockNode(ABC):
     def _flush(self) -> None:
         """Make what was written durable; the node is writable."""
         raise self._not_writable()
+
+    def _write_compressed(self, offset: int, data: memoryview) -> None:  # noqa: ARG002
+        """Store whole clusters compressed, where that saves room; otherwise as `_write`."""
+        text = f"{self.filename}: nothing can be stored compressed here"
+        raise HostFileError(errno.ENOTSUP, text, self.filename)
 
     def _map_is_bounded(self) -> bool:
         """Return whether a map of the whole layer is cheap enough to be made and kept."""
@@ -272,6 +291,35 @@ class BlockNode(ABC):
             with self._changing(offset, length):
                 self._write_zeroes(offset, length, unmap=unmap, no_fallback=no_fallback)
 
+    @property
+    def compresses(self) -> bool:
+        """Whether the driver can store data compressed."""
+        return False
+
+    def write_compressed(self, offset: int, data: memoryview) -> None:
+        """Store whole clusters as `write_from` does, compressed; the end of the disk may cut one.
+
+        Raises:
+            UsageError: the range is not inside the node.
+            FormatError: the image is damaged here.
+            OSError: the node is read-only, cannot compress, holds data here, or the host failed.
+        """
+        self._check_write(offset, len(data))
+        if len(data):
+            with self._changing(offset, len(data)):
+                self._write_compressed(offset, data)
+
+    def write_unchanged(self, offset: int, data: memoryview) -> None:
+        """Store what the node shows already: nobody sees a change, and no bitmap notes one.
+
+        Arguments and errors as of `write_from`. Writes must be paused.
+        """
+        self._check_write(offset, len(data))
+        if np.frombuffer(data, dtype=np.uint8).any():
+            self._write(offset, data)
+        else:
+            self._write_zeroes(offset, len(data), unmap=False, no_fallback=False)
+
     def discard(self, offset: int, length: int) -> None:
         """Say that nobody needs a range any more; what it reads as afterwards is not promised.
 
@@ -292,7 +340,46 @@ class BlockNode(ABC):
             OSError: the host failed; what was written before may be lost.
         """
         if self.writable:
+            self.tell_file("flush_to_os")
+            written = self._writes
+            self._steps_to_disk = written != self._flushed
+            if self._steps_to_disk and not self._orders_flush:
+                self.tell_file("flush_to_disk")
             self._flush()
+            self._flushed = written
+
+    def event(self, name: str) -> None:  # noqa: B027 # most nodes do not listen
+        """Hear of a step of the node above, of those that error injection knows by name."""
+
+    def tell_file(self, name: str) -> None:
+        """Let the node below hear of a step of this one, in QEMU's ``BlkdebugEvent``."""
+        if self.file is not None:
+            self.file.event(name)
+
+    def grow(self, size: int) -> None:
+        """Make the node longer, for a format above; what is added reads as zeroes.
+
+        One that is long enough stays as it is.
+
+        Raises:
+            OSError: it has a fixed length, is read-only, or the host failed.
+        """
+        if size > self.size:
+            self.resize(align_up(size, SECTOR_SIZE))
+
+    def resize(self, size: int) -> None:
+        """Give the disk another length; what is added reads as zeroes.
+
+        Args:
+            size: in bytes, a multiple of 512.
+
+        Raises:
+            OSError: it has a fixed length, is read-only, or the host failed; QEMU's text.
+            FormatError: the image cannot have that length; QEMU's text.
+        """
+        del size  # for drivers that can
+        text = "Image format driver does not support resize"
+        raise HostFileError(errno.ENOTSUP, text, self.filename)
 
     def version(self) -> Hashable:
         """Return a value that changes with every change of the chain's maps.
@@ -312,7 +399,10 @@ class BlockNode(ABC):
             for guard in self.guards:
                 guard(offset, length)
             yield
+            for follower in self.followers:
+                follower(offset, length)
         finally:
+            self._writes += 1
             self.tracking.end(offset, length)
 
     def _check_write(self, offset: int, length: int) -> None:
@@ -356,6 +446,19 @@ class BlockNode(ABC):
         Source: NBD protocol, "Metadata contexts", ``base:allocation``.
         """
         return self._answer("allocation", start, self.size if end is None else end)
+
+    def reads_as_zeroes(self, start: int, end: int, *, fast: bool = False) -> bool:
+        """Return whether the maps of the chain say that a range reads as zeroes.
+
+        Args:
+            start: first byte, inside the disk.
+            end: behind the last byte.
+            fast: whether holes of files do not count.
+        """
+        if not fast:
+            return bool((self.allocation(start, end).flags & NBD_STATE_ZERO).all())
+        flags = self._chain_map(start, end, want_zero=False).flags
+        return bool((flags & ZERO).all())
 
     def depth(self, start: int = 0, end: int | None = None) -> Extents:
         """Return ``qemu:allocation-depth`` of ``[start, end)``.

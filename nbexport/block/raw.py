@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from nbexport.bits import Extents
 from nbexport.block.node import ALLOCATED, ZERO, BlockNode, HostFileError
@@ -13,6 +13,9 @@ from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+
+SIZE_MAX: Final = (1 << 63) - SECTOR_SIZE
+"""The longest disk: offsets are signed numbers of 64 bits."""
 
 
 class RawNode(BlockNode):
@@ -49,15 +52,28 @@ class RawNode(BlockNode):
             )
         if size is not None and size % SECTOR_SIZE:
             raise UsageError(f"Specified size is not multiple of {SECTOR_SIZE}")
-        length = file.size - offset if size is None else size
-        super().__init__(file.filename, align_up(length, SECTOR_SIZE))
         self.file: BlockNode = file
         self.offset = offset
+        self._window = size
+        super().__init__(file.filename, self.size)
+        self.file = file
         self._moves = 0
         self._probed = probed
         self.cluster_size = file.cluster_size
         self.read_only = file.read_only
+        self.request_max = file.request_max
         self.request_alignment = SECTOR_SIZE if probed else file.request_alignment
+
+    @property
+    def size(self) -> int:
+        """Length in bytes: as it was given, or as far as the file goes by now."""
+        if self._window is not None:
+            return self._window
+        return align_up(max(0, self.file.size - self.offset), SECTOR_SIZE)
+
+    @size.setter
+    def size(self, value: int) -> None:
+        """Leave it: it follows from the window and the file."""
 
     def reopen(self, file: BlockNode, offset: int = 0, size: int | None = None) -> None:
         """Become another window, or one of another node; the arguments are those of the class.
@@ -67,7 +83,7 @@ class RawNode(BlockNode):
         """
         new = RawNode(file, offset, size)
         with self._map_lock:
-            self.file, self.offset, self.size = file, new.offset, new.size
+            self.file, self.offset, self._window = file, new.offset, size
             self.cluster_size, self.read_only = new.cluster_size, new.read_only
             self._moves += 1
 
@@ -75,7 +91,17 @@ class RawNode(BlockNode):
         """Return the bytes of storage of the node below."""
         return self.file.allocated_size()
 
+    def resize(self, size: int) -> None:
+        """Have the node below end where the disk does."""
+        if self._window is not None:
+            text = "Cannot resize fixed-size raw disks"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        if self.offset + size > SIZE_MAX:
+            raise HostFileError(errno.EINVAL, "Disk size too large for the chosen offset")
+        self.file.resize(self.offset + size)
+
     def _read(self, offset: int, buffer: memoryview) -> None:
+        self.file.event("read_aio")
         self.file.read_padded(self.offset + offset, buffer)
 
     def read_now(self, offset: int, buffer: memoryview) -> bool:
@@ -92,6 +118,7 @@ class RawNode(BlockNode):
     def _write(self, offset: int, data: memoryview) -> None:
         if self._probed and offset < PROBE_BYTES:
             self._check_begin(offset, data)
+        self.file.event("write_aio")
         self.file.write_from(self.offset + offset, data)
 
     def _check_begin(self, offset: int, data: memoryview) -> None:

@@ -49,6 +49,11 @@ class Tracking:
         with self._lock:
             self._bitmaps = tuple(known for known in self._bitmaps if known is not bitmap)
 
+    def take(self, bitmap: Bitmap, offset: int, length: int) -> None:
+        """Clear a range of a bitmap, lest a write that ends meanwhile is lost."""
+        with self._lock:
+            bitmap.reset(offset, length)
+
     def begin(self) -> None:
         """Begin a write; it waits while writes are paused. `end` must follow."""
         with self._lock:

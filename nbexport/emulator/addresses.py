@@ -1,6 +1,6 @@
 """Where ``nbd-server-start`` listens: socket addresses as QAPI has them, and QEMU's words.
 
-Unlike QEMU, nothing but a socket that nobody listens on is removed from a unix socket's path.
+As in QEMU, whatever is at a unix socket's path is removed before, but for a folder.
 
 Source: QEMU's ``qapi/sockets.json``; the texts were compared with 7.2.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbexport.errors import CommandError, UsageError
-from nbexport.listening import UNIX_PATH_MAX, tcp_listeners
+from nbexport.listening import UNIX_PATH_MAX, is_early, tcp_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
             """Take a socket that listens."""
 
 
-_ABSTRACT_LENGTH = 108
-"""Bytes of the kernel's field, all of which are the name of one that is not tight."""
+_ABSTRACT_MAX = UNIX_PATH_MAX - 1
+"""Bytes of a name that is in no file system: another one says that it is such a name."""
 _UINT32_MAX = (1 << 32) - 1
 
 
@@ -96,8 +96,13 @@ async def _listen_unix(server: Listener, data: Mapping[str, Any]) -> None:
         return
     if not path:
         path = tempfile.mktemp(prefix="qemu-socket-")  # noqa: S306 - bind refuses what exists
-    if Path(path).is_dir():
-        raise CommandError(f"Failed to unlink socket {path}: {os.strerror(errno.EISDIR)}")
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise _too_long(path, UNIX_PATH_MAX)
+    try:
+        if not is_early(path):
+            Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(f"Failed to unlink socket {path}: {error.strerror}") from error
     try:
         await server.listen_unix(path)
     except OSError as error:
@@ -107,14 +112,22 @@ async def _listen_unix(server: Listener, data: Mapping[str, Any]) -> None:
         raise CommandError(str(error)) from error
 
 
+def _too_long(path: str, limit: int) -> CommandError:
+    """Return the error of a name that is too long, caused by one with the hint for a terminal."""
+    text = f"UNIX socket path '{path}' is too long"
+    error = CommandError(text)
+    error.__cause__ = CommandError(f"{text}\nPath must be less than {limit} bytes")
+    return error
+
+
 def _abstract(name: str, *, tight: bool) -> socket.socket:
     """Return a listening socket with a name that is in no file system."""
     encoded = os.fsencode(name)
-    if len(encoded) > UNIX_PATH_MAX:
-        raise CommandError(f"UNIX socket path '{name}' is too long")
+    if len(encoded) > _ABSTRACT_MAX:
+        raise _too_long(name, _ABSTRACT_MAX)
     address = b"\0" + encoded
     if not tight:
-        address = address.ljust(_ABSTRACT_LENGTH, b"\0")
+        address = address.ljust(UNIX_PATH_MAX, b"\0")
     return _bound(socket.AF_UNIX, address, f" to {name}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbexport import block
 from nbexport.bits import Bitmap
-from nbexport.emulator import drivers, permissions
+from nbexport.emulator import caches, drivers, filters, permissions
 from nbexport.emulator.graph import DirtyBitmap, Graph, Node
 from nbexport.errors import CommandError, FormatError, PeerError, UsageError
 
@@ -29,6 +29,8 @@ Options = dict[str, Any]
 # Options that would change what is read, and that this emulator cannot honour. Everything else
 # that the schema knows is a hint about caching, locking or discarding, and accepted as such.
 _UNSUPPORTED = {"encrypt", "data-file", "key-secret", "pr-manager", "filter"}
+
+_PLAIN_FILTERS = {"throttle", "compress", "preallocate", "copy-on-read"}
 
 NESTING_MAX = 200
 """Layers that one command may describe; JSON itself nests to 1024 levels, four of them a layer."""
@@ -65,8 +67,7 @@ class Builder:
         except BaseException as error:
             for node in reversed(self._made):
                 del self._graph.nodes[node.name]
-                if node.is_filter and node.file is not None:
-                    drivers.leave(node)
+                drivers.leave(node)
                 node.close()
             permissions.settle(self._graph)
             if isinstance(error, FormatError):
@@ -97,6 +98,8 @@ class Builder:
             return self._register(self._name(options), disk, options, read_only=read_only)
         if driver == "nbd":
             return self._nbd(options, read_only=read_only)
+        if driver == "blkdebug":
+            return self._injecting(options, read_only=read_only, depth=depth)
         file = self._child(options["file"], read_only=read_only, depth=depth)
         if isinstance(options["file"], str):
             self.probed.append(file)
@@ -104,6 +107,10 @@ class Builder:
             return self._raw(file, options, read_only=read_only)
         if driver == "copy-before-write":
             return self._filter(file, options, read_only=read_only, depth=depth)
+        if driver == "snapshot-access":
+            return self._snapshot(file, options, read_only=read_only)
+        if driver in _PLAIN_FILTERS:
+            return self._plain_filter(file, options, read_only=read_only)
         name = self._name(options)
         return self._qcow2(name, file, options, read_only=read_only, depth=depth)
 
@@ -143,11 +150,49 @@ class Builder:
         disk = drivers.open_filter(file, target, bitmap, options)
         node = self._register(name, disk, options, read_only=read_only, file=file)
         node.target = target
-        for later in self._made[before:-1]:
-            # The filter was there before its target was opened, and is listed so.
-            self._graph.nodes[later.name] = self._graph.nodes.pop(later.name)
+        self._list_later(before)
         drivers.join(node, lists=self._release.filter_lists_bitmaps)
         return node
+
+    def _snapshot(self, file: Node, options: Options, *, read_only: bool) -> Node:
+        name = self._name(options)
+        disk = block.SnapshotAccessNode(file.block)
+        disk.read_only = read_only
+        return self._register(name, disk, options, read_only=read_only, file=file)
+
+    def _injecting(self, options: Options, *, read_only: bool, depth: int) -> Node:
+        name = self._name(options)
+        rules = filters.read_rules(options)
+        before = len(self._made)
+        file = self._child(options["image"], read_only=read_only, depth=depth)
+        limits = filters.read_limits(options, file.block)
+        use = permissions.injecting_use(name, options)
+        permissions.begin(self._release, self._graph, file, use)
+        disk = block.BlkdebugNode(file.block, rules, limits)
+        node = self._register(name, disk, options, read_only=read_only, file=file)
+        self._list_later(before)
+        return node
+
+    def _plain_filter(self, file: Node, options: Options, *, read_only: bool) -> Node:
+        """Put a filter above a node that was opened before it."""
+        name, driver = self._name(options), options["driver"]
+        disk: BlockNode
+        if driver == "throttle":
+            disk = filters.open_throttle(file.block, options, self._objects)
+        elif driver == "compress":
+            disk = filters.open_compress(file.block)
+        elif driver == "preallocate":
+            disk = filters.open_preallocate(file.block, options)
+        else:
+            disk = filters.open_copy_on_read(file.block, options, self._graph)
+            use = permissions.reading_use(name)
+            permissions.begin(self._release, self._graph, file, use)
+        return self._register(name, disk, options, read_only=read_only, file=file)
+
+    def _list_later(self, before: int) -> None:
+        """List the children that were opened last behind the node which was there before them."""
+        for later in self._made[before:-1]:
+            self._graph.nodes[later.name] = self._graph.nodes.pop(later.name)
 
     def _child(self, given: str | Options, *, read_only: bool, depth: int) -> Node:
         """Return a child by reference, or open the one that is described."""
@@ -167,6 +212,11 @@ class Builder:
         filename = options["filename"].removeprefix("file:")
         if not filename:
             raise CommandError("The 'file' block driver requires a file name")
+        if options.get("aio") == "native" and not options["cache"].get("direct", False):
+            raise CommandError(
+                "aio=native was specified, but it requires cache.direct=on, which was not "
+                "specified."
+            )
         if not read_only:
             _check_writable(filename)
         kind = block.FileNode if options["driver"] == "file" else block.HostDeviceNode
@@ -178,16 +228,22 @@ class Builder:
     ) -> Node:
         use = permissions.format_use(name, writable=not read_only)
         permissions.begin(self._release, self._graph, file, use)
-        writable = not read_only and isinstance(file.block, block.FileNode)
+        writable = not read_only and file.block.writable
         if "backing" not in options:
             disk = block.Qcow2Node(file.block, writable=writable)
+            caches.check(options, disk.header.cluster_size)
             node = self._register(name, disk, options, read_only=read_only, file=file)
+            permissions.hold_data_file(node, [])
             if disk.backing is not None:
-                node.backing = self._register_opened(disk.backing, options["cache"])
+                # No schema has the names: only an image's own backing file is named so.
+                names = options.get("backing-names", {})
+                node.backing = self._register_opened(disk.backing, options["cache"], names)
             self._begin_writing(node, disk)
             return node
         disk = block.Qcow2Node(file.block, backing=None, writable=writable)
+        caches.check(options, disk.header.cluster_size)
         node = self._register(name, disk, options, read_only=read_only, file=file)
+        permissions.hold_data_file(node, [])
         if options["backing"] is not None:
             if disk.header.backing_file is not None:
                 _check_backing(options["backing"])
@@ -208,24 +264,24 @@ class Builder:
         return node
 
     def _begin_writing(self, node: Node, disk: block.Qcow2Node) -> None:
-        """Let an image be written, which says from now on that its bitmaps are in use.
-
-        An image on anything but a file is only read.
-        """
-        if not node.read_only and isinstance(disk.file, block.FileNode):
+        """Let an image be written, which says from now on that its bitmaps are in use."""
+        if not node.read_only and disk.file.writable:
             disk.begin_writing(*block.begin(disk, disk.file))
             for bitmap in node.bitmaps:
                 bitmap.set_enabled(bitmap.enabled)
 
-    def _register_opened(self, disk: BlockNode, cache: Options) -> Node:
+    def _register_opened(self, disk: BlockNode, cache: Options, names: Options) -> Node:
         """Register a node that the block layer opened itself, its children first."""
-        file = self._register_opened(disk.file, cache) if disk.file is not None else None
+        file = None
+        if disk.file is not None:
+            file = self._register_opened(disk.file, cache, names.get("file", {}))
         options: Options = {"driver": disk.driver, "cache": cache}
         if file is None:
             options["filename"] = disk.filename
-        node = self._register(self._graph.generate_name(), disk, options, read_only=True, file=file)
+        name = self._name(names)
+        node = self._register(name, disk, options, read_only=True, file=file)
         if disk.backing is not None:
-            node.backing = self._register_opened(disk.backing, cache)
+            node.backing = self._register_opened(disk.backing, cache, names.get("backing", {}))
         return node
 
     def _register(
@@ -250,7 +306,7 @@ def _with_inherited_cache(options: Options) -> Options:
     own = options.get("cache", {})
     children = {
         role: {**options[role], "cache": own | options[role].get("cache", {})}
-        for role in ("file", "backing")
+        for role in ("file", "image", "backing")
         if isinstance(options.get(role), dict)
     }
     return {**options, "cache": own, **children}

@@ -15,9 +15,10 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from nbexport.emulator import hmp
 from nbexport.emulator.addresses import inherited_socket, listen
 from nbexport.errors import CommandError
-from nbexport.listening import UnixListener
+from nbexport.listening import UnixListener, open_unix
 from nbexport.qmp.endpoints import BACKLOG
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol
 
+    from nbexport.emulator.machine import Machine
     from nbexport.qmp import QmpServer
 
     class Told(Protocol):
@@ -136,11 +138,16 @@ class Chardevs:
         device.used = True
         return device
 
-    def close(self) -> None:
-        """Close what no monitor has taken, and remove the files of listening sockets."""
+    def close(self, *, keep_files: bool = False) -> None:
+        """Close what no monitor has taken, and remove the files of listening sockets.
+
+        Args:
+            keep_files: leave those files where they are.
+        """
         for device in self._devices.values():
-            for file in device.files:
-                file.unlink()
+            if not keep_files:
+                for file in device.files:
+                    file.unlink()
             if not device.used:
                 for each in (*device.listeners, device.connected):
                     if each is not None:
@@ -208,12 +215,22 @@ class _Listeners:
         self._device = device
 
     async def listen_unix(self, path: str | Path) -> None:
-        made = UnixListener(path, BACKLOG)
+        made = open_unix(path, BACKLOG)
         self._device.files.append(made)
         self._device.listeners.append(made.socket)
 
     def listen_on(self, made: socket.socket) -> None:
         self._device.listeners.append(made)
+
+
+async def serve_human(machine: Machine, device: Chardev) -> None:
+    """Serve a monitor for humans at a device, until this is cancelled."""
+    if device.kind == "null":
+        return
+    if device.kind == "stdio":
+        await hmp.serve_stdio(machine)
+    else:
+        await hmp.serve_on(machine, device.listeners, first=device.connected)
 
 
 async def serve(monitors: QmpServer, device: Chardev, *, pretty: bool) -> None:

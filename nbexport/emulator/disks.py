@@ -1,13 +1,14 @@
-"""Disks of the machine that stand for themselves: what ``-drive`` makes where there is no board.
+"""Disks of the machine: what ``-drive`` makes.
 
-Source: qemu(1), ``-drive``; the texts were compared with QEMU 7.2 and ``-M none``.
+Source: qemu(1), ``-drive``; the texts were compared with QEMU 7.2.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from nbexport.emulator import permissions
+from nbexport.emulator import limits, permissions, plugging
 from nbexport.emulator.graph import Backend
 from nbexport.emulator.imageopts import ImageOpener
 from nbexport.errors import CommandError
@@ -28,7 +29,25 @@ _CACHES: Final = {
 _DISCARD: Final = {"ignore": "ignore", "off": "ignore", "on": "unmap", "unmap": "unmap"}
 _TRUE: Final = frozenset({"on", "yes", "true", "y"})
 _FALSE: Final = frozenset({"off", "no", "false", "n"})
-_UNITS_OF: Final = {"ide": 2, "scsi": 7}
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What one option has made.
+
+    Attributes:
+        disk: the disk.
+        bus: the interface that it is to be connected to.
+        place: number of the bus, and the unit there.
+        media: ``disk`` or ``cdrom``.
+        where: the words of the option.
+    """
+
+    disk: Backend
+    bus: str
+    place: tuple[int, int]
+    media: str
+    where: str
 
 
 class Drives:
@@ -37,41 +56,39 @@ class Drives:
     Args:
         machine: gets them.
         warn: told what is worth a warning, as the text to print.
-        has_bus: whether disks of virtio have a place: on QEMU's default machine, not on ``none``.
     """
 
-    def __init__(
-        self, machine: Machine, warn: Callable[[str], None], *, has_bus: bool = False
-    ) -> None:
-        self._has_bus = has_bus
+    def __init__(self, machine: Machine, warn: Callable[[str], None]) -> None:
         self._machine = machine
         self._warn = warn
-        self._units: dict[str, int] = {}
+        self._made: list[Drive] = []
 
-    async def add(self, options: Mapping[str, str]) -> None:
+    async def add(self, options: Mapping[str, str], where: str = "") -> None:
         """Make a disk.
 
         Args:
             options: of ``-drive``; values are texts.
+            where: the words of the option, for later errors.
 
         Raises:
-            CommandError: an option is wrong, the image cannot be opened, or the machine has no
-                place for the disk.
+            CommandError: an option is wrong, or the image cannot be opened.
         """
         given: dict[str, Any] = dict(options)
-        bus = given.pop("if", "none")
+        bus = given.pop("if", self._machine.board.default_bus)
         if bus not in _BUSES:
             raise CommandError(f"unsupported bus type '{bus}'")
-        _check_place(given)
-        if given.pop("media", "disk") == "cdrom":
-            given.setdefault("read-only", "on")
-        unit = self._units.get(bus, 0)
-        self._units[bus] = unit + 1
-        name = given.pop("id", f"{bus}{unit}")
-        _check_actions(given)
+        media = given.pop("media", "disk")
+        if media not in {"disk", "cdrom"}:
+            raise CommandError(f"'{media}' invalid media")
+        if media == "cdrom":
+            given["read-only"] = "on"
+        place = self._place(bus, given)
+        name = given.pop("id", None) or self._name(bus, media, place)
+        on_error = _actions(given)
+        configuration, group = limits.from_drive(given)
         graph = self._machine.graph
         filename = given.pop("file", None) or None
-        _common(given)
+        writeback = _common(given)
         writable = given.pop("read-only", False) is not True
         node = None
         empty = filename is None and not given.keys() - {"cache.direct", "cache.no-flush"}
@@ -94,58 +111,118 @@ class Drives:
                 raise
         if name in graph.nodes:
             raise CommandError(f"Device name '{name}' conflicts with an existing node name")
-        graph.backends[name] = Backend(name, node, writable=writable and node is not None)
+        disk = Backend(
+            name,
+            node,
+            writable=writable and node is not None,
+            writeback=writeback,
+            automatic=None if bus == "none" else bus,
+            on_error=on_error,
+        )
+        graph.disks.append(disk)
+        if node is not None:
+            limits.limit(graph, self._machine.objects, disk, configuration, group)
         permissions.settle(graph)
-        if bus == "virtio" and self._has_bus:
-            if node is None:
-                raise CommandError("Device needs media, but drive is empty")
-            graph.backends[name].device = f"/machine/peripheral-anon/device[{unit}]/virtio-backend"
-            permissions.settle(graph)
+        self._made.append(Drive(disk, bus, place, media, where))
+
+    def _place(self, bus: str, given: dict[str, Any]) -> tuple[int, int]:
+        """Return the number of a drive's bus and its unit there: those wanted, or free ones."""
+        numbers_of = {}
+        for name in ("index", "bus", "unit"):
+            value = given.pop(name, None)
+            if value is None:
+                continue
+            if not (value.isascii() and value.isdecimal()):
+                raise CommandError(f"Parameter '{name}' expects a number")
+            numbers_of[name] = int(value)
+        units = self._machine.board.units(bus)
+        number, unit = numbers_of.get("bus", 0), numbers_of.get("unit")
+        index = numbers_of.get("index", -1)
+        if index != -1:
+            if number or unit is not None:
+                raise CommandError("index cannot be used with bus and unit")
+            number, unit = divmod(index, units) if units else (0, index)
+        taken = {drive.place for drive in self._made if drive.bus == bus}
+        if unit is None:
+            unit = 0
+            while (number, unit) in taken:
+                unit += 1
+                if units and unit >= units:
+                    number, unit = number + 1, unit - units
+        if units and unit >= units:
+            raise CommandError(f"unit {unit} too big (max is {units - 1})")
+        if (number, unit) in taken:
+            raise CommandError(f"drive with bus={number}, unit={unit} (index={index}) exists")
+        return number, unit
+
+    def _name(self, bus: str, media: str, place: tuple[int, int]) -> str:
+        kind = ("-cd" if media == "cdrom" else "-hd") if bus in {"ide", "scsi"} else ""
+        number = place[0] if self._machine.board.units(bus) else ""
+        return f"{bus}{number}{kind}{place[1]}"
+
+    async def connect_board(self, drive: Drive) -> None:
+        """Let the board make the device that a drive asks for.
+
+        Raises:
+            CommandError: the board has no place for it.
+        """
+        number, unit = drive.place
+        if drive.bus in {"none", "virtio"}:
             return
-        if bus == "virtio":
-            raise CommandError("No 'PCI' bus found for device 'virtio-blk-pci'")
-        if bus != "none":
-            units = _UNITS_OF.get(bus, 0)
-            place = divmod(unit, units) if units else (0, unit)
+        if drive.bus != "ide" or not self._machine.board.has_ide(number):
             raise CommandError(
-                f"machine type does not support if={bus},bus={place[0]},unit={place[1]}"
+                f"machine type does not support if={drive.bus},bus={number},unit={unit}"
             )
+        options = {"bus": f"ide.{number}", "unit": str(unit), "drive": drive.disk.name}
+        driver = "ide-cd" if drive.media == "cdrom" else "ide-hd"
+        await plugging.add(self._machine, {**options, "driver": driver}, own=True)
+
+    async def connect_virtio(self, drive: Drive) -> None:
+        """Plug a device in for a drive of virtio.
+
+        Raises:
+            CommandError: there is no bus for it, or it cannot use the drive.
+        """
+        if drive.bus == "virtio":
+            options = {"driver": "virtio-blk", "drive": drive.disk.name}
+            await plugging.add(self._machine, options)
+
+    @property
+    def made(self) -> tuple[Drive, ...]:
+        """The drives, in the order of their options."""
+        return tuple(self._made)
 
 
-def _check_place(given: dict[str, Any]) -> None:
-    for name in ("index", "bus", "unit"):
-        value = given.pop(name, "0")
-        if not (value.isascii() and value.isdecimal()):
-            raise CommandError(f"Parameter '{name}' expects a number")
-    media = given.get("media", "disk")
-    if media not in {"disk", "cdrom"}:
-        raise CommandError(f"'{media}' invalid media")
-
-
-def _check_actions(given: dict[str, Any]) -> None:
-    for name, word in (("werror", "write"), ("rerror", "read")):
-        action = given.pop(name, None)
-        if action is not None and (
-            action not in _ACTIONS or (name, action) == ("rerror", "enospc")
-        ):
+def _actions(given: dict[str, Any]) -> tuple[str, str]:
+    """Return what to do when a write fails, and when a read does."""
+    found = []
+    for name, word, usual in (("werror", "write", "enospc"), ("rerror", "read", "report")):
+        action = given.pop(name, usual)
+        if action not in _ACTIONS or (name, action) == ("rerror", "enospc"):
             raise CommandError(f"'{action}' invalid {word} error action")
+        found.append(action)
     for name in ("snapshot", "copy-on-read"):
         if _switch(name, given.pop(name, "off")):
             raise CommandError(f"Option '{name}' is not supported by this emulator")
-    for name in list(given):
-        if name.startswith(("throttling.", "bps", "iops")) or name == "group":
-            raise CommandError(f"Option '{name}' is not supported by this emulator")
+    return found[0], found[1]
 
 
-def _common(given: dict[str, Any]) -> None:
-    """Bring options that ``-drive`` alone has into the form of ``blockdev-add``."""
+def _common(given: dict[str, Any]) -> bool:
+    """Bring options that ``-drive`` alone has into the form of ``blockdev-add``.
+
+    Returns:
+        Whether writes may stay in caches.
+    """
+    writeback = True
     if "cache" in given:
         mode = given.pop("cache")
         if mode not in _CACHES:
             raise CommandError("invalid cache option")
         for name, value in zip(("cache.direct", "cache.no-flush"), _CACHES[mode], strict=True):
             given.setdefault(name, "on" if value else "off")
-    given.pop("cache.writeback", None)
+        writeback = mode not in {"directsync", "writethrough"}
+    if "cache.writeback" in given:
+        writeback = _switch("cache.writeback", given.pop("cache.writeback"))
     if "discard" in given:
         if given["discard"] not in _DISCARD:
             raise CommandError("Invalid discard option")
@@ -163,6 +240,7 @@ def _common(given: dict[str, Any]) -> None:
         given["read-only"] = given.pop("readonly")
     if "read-only" in given:
         given["read-only"] = _switch("read-only", given["read-only"])
+    return writeback
 
 
 def _switch(name: str, value: str) -> bool:

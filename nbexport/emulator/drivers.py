@@ -212,9 +212,9 @@ def join(node: Node, *, lists: bool) -> None:
 
 
 def leave(node: Node) -> None:
-    """Take the bitmap of a filter from the node below."""
-    assert isinstance(node.block, block.CopyBeforeWriteNode)
-    assert node.file is not None
+    """Take the bitmap of a filter from the node below; other nodes have none there."""
+    if not isinstance(node.block, block.CopyBeforeWriteNode) or node.file is None:
+        return
     bits = node.block.copying.remaining
     with contextlib.suppress(StopIteration):
         node.file.bitmaps.remove(next(each for each in node.file.bitmaps if each.bits is bits))

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
+from nbexport.bits import Bitmap
+from nbexport.emulator.serial import next_serial
 from nbexport.errors import CommandError
+from nbexport.units import SECTOR_SIZE, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nbexport.bits import Bitmap
     from nbexport.block import BitmapStore, BlockNode
     from nbexport.block.tracking import Tracking
     from nbexport.emulator.job import Job
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 NODE_NAME_LENGTH_MAX = 31
 """A node name is kept in 32 bytes, the last of which ends it."""
+
+ROLES = ("file", "backing", "target")
+"""What a node can be to another one."""
 
 _WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9\-._]*\Z")
 
@@ -46,6 +51,7 @@ class DirtyBitmap:
         tracking: of the writes of its node, if that can be written.
         anonymous: whether a job made it for itself; it is listed, but cannot be named.
         successor: what records writes while a job uses this one.
+        going: whether a transaction that has not ended removes it; its image stores it no more.
     """
 
     name: str
@@ -58,6 +64,7 @@ class DirtyBitmap:
     tracking: Tracking | None = None
     anonymous: bool = False
     successor: DirtyBitmap | None = None
+    going: bool = False
 
     def __post_init__(self) -> None:
         self._follow()
@@ -116,6 +123,8 @@ class Node:
         target: the node that a copy-before-write filter copies to.
         bitmaps: its dirty bitmaps, oldest first.
         thread: the object whose thread its requests run in; None is the main one.
+        implicit: whether a job made it and nobody gave it a name.
+        backed_at: when its backing node became that, as a number that grows.
     """
 
     name: str
@@ -128,6 +137,8 @@ class Node:
     target: Node | None = None
     bitmaps: list[DirtyBitmap] = field(default_factory=list)
     thread: UserObject | None = None
+    implicit: bool = False
+    backed_at: int = field(default_factory=next_serial)
 
     def children(self) -> list[Node]:
         """Return the nodes that this one is built on."""
@@ -136,7 +147,12 @@ class Node:
     @property
     def is_filter(self) -> bool:
         """Whether it shows the data of the node below it, and passes on what users want of it."""
-        return isinstance(self.block, block.CopyBeforeWriteNode)
+        return isinstance(self.block, block.FilterNode)
+
+    @property
+    def file_role(self) -> str:
+        """What the node below is to this one."""
+        return "image" if isinstance(self.block, block.BlkdebugNode) else "file"
 
     @property
     def is_format(self) -> bool:
@@ -172,7 +188,9 @@ class Node:
         """Tell the image which persistent bitmaps it is to store when it is closed."""
         if self.store is not None:
             places = {entry.name: place for place, entry in enumerate(self.store.stored)}
-            kept = [bitmap for bitmap in self.bitmaps[::-1] if bitmap.persistent]
+            kept = [
+                bitmap for bitmap in self.bitmaps[::-1] if bitmap.persistent and not bitmap.going
+            ]
             kept.sort(key=lambda bitmap: places.get(bitmap.name, len(places)))
             self.store.keep(
                 block.PersistentBitmap(
@@ -184,6 +202,23 @@ class Node:
                 )
                 for bitmap in kept
             )
+
+    def resize(self, size: int) -> None:
+        """Give the disk another length, and its bitmaps.
+
+        Raises:
+            CommandError: a bitmap does not allow it.
+            FormatError: the image cannot have that length.
+            OSError: the disk has a fixed length, or the host failed.
+        """
+        if size % SECTOR_SIZE and not self.is_format:
+            size = align_up(size, SECTOR_SIZE)
+        for bitmap in self.bitmaps:
+            if bitmap.persistent:
+                bitmap.check()
+        self.block.resize(size)
+        for bitmap in self.bitmaps:
+            bitmap.change(lambda bits: _resized(bits, size))
 
     def close(self) -> None:
         """Close the disk; what an image has to store is stored.
@@ -202,6 +237,15 @@ class Node:
         return next((b for b in self.bitmaps if b.name == name and not b.anonymous), None)
 
 
+def _resized(bits: Bitmap, size: int) -> Bitmap:
+    """Return the bits of a disk that has another length now."""
+    new = Bitmap(size, bits.granularity)
+    for start, length, dirty in bits.extents(0, min(bits.size, size)):
+        if dirty:
+            new.set(start, length)
+    return new
+
+
 @dataclass(eq=False)
 class BlockExport:
     """An export, created by ``block-export-add`` or ``nbd-server-add``.
@@ -212,9 +256,11 @@ class BlockExport:
         node: what it exports.
         name: its name on the NBD server.
         bitmaps: the bitmaps that it holds busy.
+        front: what its clients see of the node; None if that cannot become another one.
         shutting_down: whether its removal has begun.
         writable: whether clients may write.
         fixed_thread: whether the node's requests must go on to run where they do.
+        disk: the disk that it was made for, with whose medium it goes.
     """
 
     id: str
@@ -222,26 +268,68 @@ class BlockExport:
     node: Node
     name: str
     bitmaps: list[DirtyBitmap]
+    front: block.Front | None = None
     shutting_down: bool = False
     writable: bool = False
     fixed_thread: bool = False
+    disk: Backend | None = None
 
 
 @dataclass(eq=False)
 class Backend:
-    """A disk of the machine without its device: what ``-drive`` makes, known by a device name.
+    """A disk of the machine: what ``-drive`` makes, or a device for the node that it is given.
 
     Attributes:
-        name: the device name.
+        name: the device name; empty if a device made it for itself.
         node: what is in it; None if it is empty.
         writable: whether it may be written.
-        device: path of the disk's device in the object tree; None if it has none.
+        device: how its device is told: an id or a path in the object tree; None without a device.
+        limits: how fast its device may be, with the name of the group; None for no limit.
+        automatic: the interface that ``-drive`` connected it to; None if it was to be ``none``.
+        shares_writes: whether its device lets others write.
+        shares_size: whether its device lets others change the size.
+        removable: whether its device takes another medium.
+        tray_open: whether the device's tray is open.
+        writeback: whether writes may stay in caches.
+        on_error: what the machine does when a write fails, and when a read does.
+        begun: what ``qemu-io`` has begun and not waited for.
     """
 
     name: str
     node: Node | None
     writable: bool = False
     device: str | None = None
+    limits: tuple[str, block.ThrottleGroup] | None = None
+    automatic: str | None = None
+    shares_writes: bool = True
+    shares_size: bool = True
+    removable: bool = True
+    tray_open: bool = False
+    writeback: bool = True
+    on_error: tuple[str, str] = ("enospc", "report")
+    begun: set[Any] = field(default_factory=set)
+
+    @property
+    def keeps_errors(self) -> bool:
+        """Whether a state of errors is kept: an error can stop the machine."""
+        return self.device is not None and (
+            self.on_error[0] in {"enospc", "stop"} or self.on_error[1] == "stop"
+        )
+
+
+def link(user: Node, role: str, child: Node | None) -> None:
+    """Give a node another child, and its disk that child's disk."""
+    setattr(user, role, child)
+    disk = user.block
+    if role == "backing":
+        user.backed_at = next_serial()
+        disk.backing = None if child is None else child.block
+    elif role == "file" and child is not None:
+        if isinstance(disk, block.RawNode):
+            disk.reopen(child.block, disk.offset, user.options.get("size"))
+            disk.read_only = user.read_only
+        else:
+            disk.file = child.block
 
 
 class Graph:
@@ -251,7 +339,7 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         self.exports: dict[str, BlockExport] = {}
         self.jobs: dict[str, Job] = {}
-        self.backends: dict[str, Backend] = {}
+        self.disks: list[Backend] = []
         self._generated = 0
         self._random = random.Random()  # noqa: S311 - names, not secrets
 
@@ -274,6 +362,21 @@ class Graph:
             raise CommandError(f"Duplicate nodes with node-name='{name}'")
         if len(name.encode()) > NODE_NAME_LENGTH_MAX:
             raise CommandError("Node name too long")
+
+    def lift_limits(self, node: Node | None = None) -> None:
+        """Let requests pass at once that wait for limits: all from now on, or those at a node.
+
+        Args:
+            node: one that is to be quiet, with what it is built on; None if the process ends.
+        """
+        for other in self.nodes.values():
+            disk = other.block
+            if not isinstance(disk, block.ThrottleNode):
+                continue
+            if node is None:
+                disk.lift()
+            elif node.reaches(other):
+                disk.drain()
 
     def find(self, name: str) -> Node:
         """Return a node by name or, in QEMU's terms, by device.
@@ -299,9 +402,14 @@ class Graph:
             raise CommandError(f"Device '{name}' has no medium")
         return backend.node
 
+    @property
+    def backends(self) -> dict[str, Backend]:
+        """The backends that have a name, by that."""
+        return {backend.name: backend for backend in self.disks if backend.name}
+
     def backends_of(self, node: Node) -> list[Backend]:
-        """Return the backends that ``node`` is in."""
-        return [backend for backend in self.backends.values() if backend.node is node]
+        """Return the backends that ``node`` is in, the oldest first."""
+        return [backend for backend in self.disks if backend.node is node]
 
     def parents(self, node: Node) -> list[Node]:
         """Return the nodes that are built on ``node``."""
@@ -321,9 +429,10 @@ class Graph:
         for user in self.parents(node):
             if above.reaches(user):
                 continue
-            for role in ("file", "backing", "target"):
+            for role in ROLES:
                 if getattr(user, role) is node:
                     setattr(user, role, above)
+                    user.backed_at = next_serial() if role == "backing" else user.backed_at
         for export in self.exports_of(node):
             export.node = above
         for backend in self.backends_of(node):
@@ -332,15 +441,58 @@ class Graph:
     def take_out(self, above: Node) -> None:
         """Give the users of a filter back to the node below it, and forget the filter."""
         assert above.file is not None
-        for user in self.parents(above):
-            for role in ("file", "backing", "target"):
-                if getattr(user, role) is above:
-                    setattr(user, role, above.file)
-        for export in self.exports_of(above):
-            export.node = above.file
-        for backend in self.backends_of(above):
-            backend.node = above.file
+        self.replace(above, above.file)
         del self.nodes[above.name]
+
+    def replace(self, old: Node, new: Node, *, but: Node | None = None) -> None:
+        """Give the users of a node to another one that shows the same; nothing may be written.
+
+        Args:
+            old: the node.
+            new: gets its users, but for those that it needs itself.
+            but: a user that stays.
+        """
+        for user in self.parents(old):
+            if user is but or user is new or new.reaches(user):
+                continue
+            for role in ROLES:
+                if getattr(user, role) is old:
+                    link(user, role, new)
+        for export in self.exports_of(old):
+            export.node = new
+            if export.front is not None:
+                with export.front.quiet():
+                    export.front.exchange(new.block)
+        for backend in self.backends_of(old):
+            backend.node = new
+
+    @contextlib.contextmanager
+    def still(self, *nodes: Node) -> Iterator[None]:
+        """Let nobody read or write nodes through an export, nor write them, while it lasts."""
+        with contextlib.ExitStack() as stack:
+            for export in self.exports.values():
+                reached = any(export.node.reaches(node) for node in nodes)
+                if export.front is not None and reached:
+                    stack.enter_context(export.front.quiet())
+            for node in nodes:
+                stack.enter_context(node.block.tracking.paused())
+            yield
+
+    def is_used(self, node: Node) -> bool:
+        """Return whether anybody needs a node: the monitor, another node, an export, a job."""
+        return bool(
+            node.monitor_owned
+            or self.parents(node)
+            or self.exports_of(node)
+            or self.backends_of(node)
+            or self.jobs_of(node)
+        )
+
+    def release(self, node: Node) -> list[Node]:
+        """Take a node out if nobody needs it any more; return what is to be closed, as `remove`."""
+        if self.nodes.get(node.name) is not node or self.is_used(node):
+            return []
+        return self.remove(node)
 
     def remove(self, node: Node) -> list[Node]:
         """Take ``node`` out, and every child that nothing else holds.
@@ -357,11 +509,6 @@ class Graph:
             waiting += [
                 child
                 for child in gone.children()
-                if not child.monitor_owned
-                and child.name in self.nodes
-                and not self.parents(child)
-                and not self.exports_of(child)
-                and not self.backends_of(child)
-                and not self.jobs_of(child)
+                if child.name in self.nodes and not self.is_used(child)
             ]
         return removed

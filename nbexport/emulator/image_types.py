@@ -103,6 +103,18 @@ _OF_DRIVER: dict[str, dict[str, Kind | None]] = {
         "on-cbw-error": Kind.TEXT,
         "cbw-timeout": Kind.NUMBER,
     },
+    "blkdebug": {
+        **_kinds("image inject-error set-state take-child-perms unshare-child-perms", None),
+        "config": Kind.TEXT,
+        **_kinds(
+            "align max-transfer opt-write-zero max-write-zero opt-discard max-discard", Kind.SIZE
+        ),
+    },
+    "throttle": {"file": None, "throttle-group": Kind.TEXT},
+    "copy-on-read": {"file": None, "bottom": Kind.TEXT},
+    "compress": {"file": None},
+    "snapshot-access": {"file": None},
+    "preallocate": {"file": None, **_kinds("prealloc-align prealloc-size", Kind.SIZE)},
 }
 
 

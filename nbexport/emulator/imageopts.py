@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nbexport import block, nbd
 from nbexport.block.chain import is_known_driver, probe_format
-from nbexport.emulator import permissions
+from nbexport.emulator import filters, permissions
 from nbexport.emulator.builder import NESTING_MAX, Builder
 from nbexport.emulator.image_types import Kind, kind_of, names_of
 from nbexport.errors import CommandError, FormatError, UsageError
@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     from nbexport.emulator.graph import Graph, Node
     from nbexport.emulator.release import Release
 
+    Overlay = Callable[[Callable[[dict[str, Any]], Node], Node], Node]
+    """Gets what opens nodes and a node, and returns one above it."""
+
 Options = dict[str, Any]
 
-_FORMATS: Final = frozenset({"copy-before-write", "qcow2", "raw"})
-_PROTOCOLS: Final = frozenset({"file", "host_device", "nbd", "null-aio", "null-co"})
+_FORMATS: Final = frozenset({
+    "compress", "copy-before-write", "copy-on-read", "preallocate", "qcow2", "raw", "throttle",
+})  # fmt: skip
+_PROTOCOLS: Final = frozenset({"blkdebug", "file", "host_device", "nbd", "null-aio", "null-co"})
 _FIRST_OF_NBD: Final = ("nbd", "nbd+tcp", "nbd+unix", "nbds")
 _GUESSED = (
     "WARNING: Image format was not specified for '{}' and probing guessed raw.\n"
@@ -164,6 +169,7 @@ class ImageOpener:
         *,
         writable: bool,
         aio: str | None = None,
+        over: Overlay | None = None,
     ) -> Node:
         """Open an image for an export.
 
@@ -172,6 +178,7 @@ class ImageOpener:
             options: of its top node, with dotted names or nested.
             writable: whether the user writes.
             aio: what is to do the reading and writing, where the options do not say it.
+            over: puts an overlay over the image, which is only read then.
 
         Raises:
             CommandError: it cannot be opened; what was opened stays in the graph.
@@ -181,9 +188,13 @@ class ImageOpener:
             if filename is not None and filename.startswith("json:"):
                 whole = nested(parse_json_name(filename)) | whole
                 filename = None
+            if over is not None:
+                whole["read-only"] = True
             whole.setdefault("read-only", not writable)
             self._aio = aio
             node = self._build(self._top(whole, filename))
+            if over is not None:
+                node = over(self._build, node)
             use = permissions.export_use(writable=writable)
             permissions.begin(self._release, self._graph, node, use)
         except block.ImageLockedError as error:
@@ -194,12 +205,14 @@ class ImageOpener:
             raise CommandError(str(error)) from error
         return node
 
-    def part(self, node: Node, offset: int, *, writable: bool) -> Node:
+    def part(self, node: Node, offset: int, *, writable: bool, over: Overlay | None = None) -> Node:
         """Return a node for what is behind an offset of another one; raises as `open`."""
         if offset > _INT64_MAX:
             raise CommandError(_no_size("offset"))
-        options = {"driver": "raw", "file": node.name, "offset": offset, "read-only": not writable}
-        return self._build(options)
+        read_only = over is not None or not writable
+        options = {"driver": "raw", "file": node.name, "offset": offset, "read-only": read_only}
+        made = self._build(options)
+        return made if over is None else over(self._build, made)
 
     def _build(self, options: Options) -> Node:
         return Builder(self._release, self._graph, objects=self._objects).build(options)
@@ -230,6 +243,7 @@ class ImageOpener:
             driver, file = self._guess(options, file)
         elif file is None:
             raise CommandError('A block device must be specified for "file"')
+        names = _names_of_backing(options)
         if "backing" in options:
             options["backing"] = self._backing(options["backing"], depth)
         if isinstance(options.get("target"), dict):
@@ -237,6 +251,8 @@ class ImageOpener:
         made = _typed({**options, "driver": driver, "file": file})
         if driver == "raw" and is_guessed:
             made["probed"] = True
+        if names is not None:
+            made["backing-names"] = names
         return made
 
     def _guess(self, options: Options, file: str | Options) -> tuple[str, str]:
@@ -273,6 +289,8 @@ class ImageOpener:
                 raise CommandError("Must specify either driver or file")
             driver = _device_or_file(options["filename"])
         options["driver"] = driver
+        if driver == "blkdebug":
+            return self._injecting(options, depth)
         if filename is None and str(options.get("filename", "")).startswith("file:"):
             # Only in a name that stands alone it is a protocol; one such is taken off below.
             options["filename"] = f"file:{options['filename']}"
@@ -287,8 +305,49 @@ class ImageOpener:
             _name_server(made)
         return made
 
+    def _injecting(self, options: Options, depth: int) -> Options:
+        """Return the description of a node that injects errors into a protocol's."""
+        name, image = options.pop("x-image", None), options.get("image")
+        if not isinstance(image, str):
+            if image is None and name is None:
+                raise CommandError('A block device must be specified for "image"')
+            inherited = {key: options[key] for key in ("read-only", "cache") if key in options}
+            options["image"] = self._protocol(inherited | (image or {}), name, depth + 1)
+        for group in ("inject-error", "set-state"):
+            if group in options:
+                options[group] = filters.typed_rules(options[group], group)
+        for group in ("take-child-perms", "unshare-child-perms"):
+            if isinstance(options.get(group), dict):
+                options[group] = list(options[group].values())
+        return _typed(options)
+
 
 _INT64_MAX = (1 << 63) - 1
+
+
+def _names_of_backing(options: Options) -> Options | None:
+    """Take out what options say of the backing file that the image itself names.
+
+    Raises:
+        CommandError: it is more than the names of nodes.
+    """
+    given = options.get("backing")
+    if not isinstance(given, dict) or "driver" in given or isinstance(given.get("file"), str):
+        return None
+    file = given.get("file", {})
+    if file.keys() & {"driver", "filename"}:
+        return None
+    del options["backing"]
+    _check_names(given, "backing")
+    return given
+
+
+def _check_names(given: Options, path: str) -> None:
+    for name, value in given.items():
+        if name in {"backing", "file"} and isinstance(value, dict):
+            _check_names(value, f"{path}.{name}")
+        elif name != "node-name":
+            raise CommandError(f"Option '{path}.{name}' is not supported by this emulator")
 
 
 def _driver(options: Mapping[str, Any]) -> str | None:
@@ -313,7 +372,7 @@ def _protocol_of(name: str) -> str:
         return _device_or_file(name)
     if head in _FIRST_OF_NBD:
         return "nbd"
-    if head in {"file", "host_device", "null-co", "null-aio"}:
+    if head in {"blkdebug", "file", "host_device", "null-co", "null-aio"}:
         return head
     raise CommandError(f"Unknown protocol '{head}'")
 
@@ -326,8 +385,20 @@ def _device_or_file(name: str) -> str:
     return "host_device" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else "file"
 
 
+def _parsed_injection(name: str) -> Options:
+    """Return the options in ``blkdebug:CONFIG:IMAGE``; without the prefix it is the image."""
+    if not name.startswith("blkdebug:"):
+        return {"x-image": name}
+    config, colon, image = name.removeprefix("blkdebug:").partition(":")
+    if not colon:
+        raise CommandError("blkdebug requires both config file and image path")
+    return {"x-image": image, **({"config": config} if config else {})}
+
+
 def _parsed_name(driver: str, name: str) -> Options:
     """Return the options that a file name stands for."""
+    if driver == "blkdebug":
+        return _parsed_injection(name)
     if driver != "nbd":
         head = f"{driver}:"
         return {"filename": name.removeprefix(head)}

@@ -15,6 +15,7 @@ import os
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from nbexport.emulator.serial import next_serial
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from nbexport.emulator.graph import Node
     from nbexport.emulator.jobs import Jobs
+    from nbexport.emulator.permissions import Use
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,12 +48,14 @@ class Status(StrEnum):
 
 
 _ACTIVE = {Status.CREATED, Status.RUNNING, Status.PAUSED, Status.READY, Status.STANDBY}
+_REST: Final = {Status.RUNNING: Status.PAUSED, Status.READY: Status.STANDBY}
+_WORK: Final = {rest: work for work, rest in _REST.items()}
 _VERBS: Final[Mapping[str, set[Status]]] = {
     "cancel": _ACTIVE | {Status.WAITING, Status.PENDING},
     "pause": _ACTIVE,
     "resume": _ACTIVE,
     "set-speed": _ACTIVE,
-    "complete": {Status.READY},
+    "complete": {Status.READY, Status.STANDBY},
     "finalize": {Status.PENDING},
     "dismiss": {Status.CONCLUDED},
 }
@@ -68,6 +72,9 @@ class Work(Protocol):
     """What a job does."""
 
     type: str
+    ends_after_reply: bool
+    tells_busy: bool
+    holds_still: bool
 
     def progress(self) -> tuple[int, int]:
         """Return what is done and what there is to do altogether."""
@@ -75,6 +82,10 @@ class Work(Protocol):
     @property
     def waits_for_nothing(self) -> bool:
         """Whether what is left to do needs no disk that takes time."""
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether all writes reach the target of a mirror before they are confirmed."""
 
     def pace(self, speed: int) -> None:
         """Take note of a new speed, in bytes a second; 0 for no limit."""
@@ -86,6 +97,15 @@ class Work(Protocol):
             OSError: it failed; the number is the job's result.
         """
 
+    def complete(self, job: Job) -> None:
+        """Have a job that could go on for ever end; raise CommandError if it is none."""
+
+    def cancels_at_once(self, job: Job, *, force: bool) -> bool:
+        """Return whether to be cancelled means to stop in the middle."""
+
+    def prepare(self) -> None:
+        """Do what is to be done before the group can succeed; raise OSError if it cannot be."""
+
     def commit(self) -> None:
         """Take note that the job, and those that it ends together with, succeeded."""
 
@@ -94,6 +114,9 @@ class Work(Protocol):
 
     def clean(self) -> None:
         """Release all that the job used, in either case."""
+
+    def forget(self) -> None:
+        """Release what the job held as long as it was listed."""
 
 
 class Job:
@@ -113,7 +136,10 @@ class Job:
         status: its state.
         io_status: ``ok``, or ``failed`` or ``nospace`` after an error that stopped it.
         error: why it failed; None if it did not.
-        cancelled: whether it was.
+        cancelled: whether it was, and stops in the middle.
+        asked_to_end: whether it was cancelled so that it comes to a good end.
+        uses_of: what it does with nodes and denies to others.
+        made_at: when it was created, as a number that grows.
         user_paused: whether a client paused it, or an error did.
     """
 
@@ -140,7 +166,10 @@ class Job:
         self.io_status = "ok"
         self.error: str | None = None
         self.cancelled = False
+        self.asked_to_end = False
+        self.uses_of: list[tuple[Node, Use]] = []
         self.user_paused = False
+        self.made_at = next_serial()
         self._jobs = jobs
         self._result = 0
         self._pauses = 0
@@ -164,6 +193,11 @@ class Job:
     def uses(self, node: Node) -> bool:
         """Return whether it works at ``node``, or at one that is built on it."""
         return any(used.reaches(node) for used in self.nodes)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is in the middle of a step."""
+        return not self._idle.is_set() and not self._ended.is_set()
 
     @property
     def is_completed(self) -> bool:
@@ -232,9 +266,21 @@ class Job:
             await asyncio.wait_for(self._wake.wait(), seconds)
 
     def _pause_if_asked(self) -> None:
-        waits = self._idle.is_set() and self.status is Status.RUNNING and not self._ended.is_set()
+        rest = _REST.get(self.status)
+        waits = self._idle.is_set() and rest is not None and not self._ended.is_set()
         if self._pauses and waits and not self.cancelled:
-            self._go(Status.PAUSED)
+            assert rest is not None
+            self._go(rest)
+
+    def become_ready(self) -> None:
+        """Tell that it can be completed."""
+        self._go(Status.READY)
+        self._jobs.tell("BLOCK_JOB_READY", self._facts())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be completed, or could if it did not rest."""
+        return self.status in {Status.READY, Status.STANDBY}
 
     def pause(self) -> None:
         """Pause at the next opportunity, until `resume` was called as often."""
@@ -249,8 +295,8 @@ class Job:
 
     def _continue(self) -> None:
         if not self._pauses:
-            if self.status is Status.PAUSED:
-                self._go(Status.RUNNING)
+            if self.status in _WORK:
+                self._go(_WORK[self.status])
                 self._jobs.resumed(self)
             self.wake()
 
@@ -309,6 +355,24 @@ class Job:
             self._pauses -= 1
         self.cancelled = True
 
+    def fail_early(self) -> None:
+        """Forget it before it was started: the command that made it failed."""
+        self.group.remove(self)
+        self.nodes, self.uses_of = [], []
+        self.dismiss()
+
+    def ask_complete(self) -> None:
+        """Have it end that could go on for ever.
+
+        Raises:
+            CommandError: it is not ready, or cannot.
+        """
+        self.check("complete")
+        if self.asked_to_end or self.cancelled:
+            raise CommandError(f"The active block job '{self.id}' cannot be completed")
+        self.work.complete(self)
+        self.wake()
+
     def drop(self) -> None:
         """End it, and those that it would have ended together with, before any was started."""
         if self.status is Status.NULL:
@@ -319,8 +383,21 @@ class Job:
         for job in list(self.group):
             job._finish()
 
-    async def cancel(self) -> None:
-        """Cancel it; if it is in the middle of a long step, it ends after the reply."""
+    async def cancel(self, *, force: bool = True) -> None:
+        """Cancel it; if it is in the middle of a long step, it ends after the reply.
+
+        Args:
+            force: whether one that is ready stops in the middle, too, and does not come to an end.
+        """
+        if not self.work.cancels_at_once(self, force=force):
+            if self.user_paused:
+                self.user_paused = False
+                self.io_status = "ok"
+                self.resume()
+            if not self._ended.is_set():
+                self.asked_to_end = True
+                self.wake()
+            return
         self._cancel_later()
         if self._task is None:
             await self.complete()
@@ -328,6 +405,8 @@ class Job:
             await self._abort_group()
         else:
             self._continue_to_end()
+            if self.work.ends_after_reply:
+                return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), CANCEL_SECONDS)
             if self._ended.is_set() and not self.is_completed:
@@ -342,8 +421,8 @@ class Job:
                 await self.complete()
 
     def _continue_to_end(self) -> None:
-        if self.status is Status.PAUSED:
-            self._go(Status.RUNNING)
+        if self.status in _WORK:
+            self._go(_WORK[self.status])
         self.wake()
 
     def _update_result(self) -> None:
@@ -373,7 +452,16 @@ class Job:
             self.finalize()
 
     def finalize(self) -> None:
-        """Let the group end, each of its jobs after the other."""
+        """Let the group end, each of its jobs after the other; if one cannot, all fail."""
+        for job in self.group:
+            try:
+                job.work.prepare()
+            except OSError as error:
+                _LOG.error("job '%s': %s", job.id, error)
+                job._result = error.errno or errno.EIO
+                for other in self.group:
+                    other.cancelled = other.cancelled or other is not job
+                break
         for job in list(self.group):
             job._finish()
 
@@ -396,8 +484,8 @@ class Job:
     def end_if_cancelled(self) -> None:
         """Let a job that was cancelled, and has nothing in hand any more, take note of it."""
         if self.cancelled and not self.is_completed and self._ended.is_set():
-            if self.status is Status.PAUSED:
-                self._go(Status.RUNNING)
+            if self.status in _WORK:
+                self._go(_WORK[self.status])
             self._update_result()
 
     def _finish(self) -> None:
@@ -407,7 +495,6 @@ class Job:
         else:
             self.work.commit()
         self.work.clean()
-        self.nodes = []
         if self._task is not None:
             self._tell_end()
         self.group.remove(self)
@@ -415,9 +502,20 @@ class Job:
         if self.auto_dismiss or self._task is None:
             self.dismiss()
 
-    def _tell_end(self) -> None:
+    @property
+    def is_block(self) -> bool:
+        """Whether it is a job at a disk, which older commands and events know too."""
+        return self.work.type != "create"
+
+    def _facts(self) -> dict[str, Any]:
         data: dict[str, Any] = {"type": self.work.type, "device": self.id, "speed": self.speed}
         data["offset"], data["len"] = self.work.progress()
+        return data
+
+    def _tell_end(self) -> None:
+        if not self.is_block:
+            return
+        data = self._facts()
         if self.cancelled:
             self._jobs.tell("BLOCK_JOB_CANCELLED", data)
             return
@@ -429,3 +527,5 @@ class Job:
         """Forget it."""
         self._go(Status.NULL)
         self._jobs.forget(self)
+        self.nodes, self.uses_of = [], []
+        self.work.forget()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from nbexport import qapi
 from nbexport.emulator import permissions, threads
+from nbexport.emulator.board import Board
 from nbexport.emulator.commands import COMMANDS
-from nbexport.emulator.graph import BlockExport, Graph, Node
+from nbexport.emulator.graph import Backend, BlockExport, Graph, Node
 from nbexport.emulator.jobs import Jobs
 from nbexport.emulator.objects import Objects
 from nbexport.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from nbexport.emulator.release import Release
     from nbexport.nbd import NbdServer
@@ -25,7 +27,8 @@ PROGRAMS = ("qemu-system", "qemu-storage-daemon")
 """What can be emulated. The storage daemon has no machine, and leaves without an event."""
 
 SYSTEM_ONLY = frozenset({
-    "cont", "device_add", "device_del", "query-status", "stop",
+    "block_set_io_throttle", "cont", "device_add", "device_del", "eject", "human-monitor-command",
+    "query-status", "stop", "system_reset",
 })  # fmt: skip
 """Commands that the storage daemon does not have."""
 
@@ -50,10 +53,13 @@ class Machine:
         graph: nodes, bitmaps, exports, jobs.
         jobs: what goes on in the background.
         objects: secrets, credentials, authorizations and threads.
+        board: the buses and what is plugged into them.
         running: whether the machine runs, between cont and stop.
         started: whether it has run at all.
         starting: whether options of a command line are acted on.
+        quitting: whether the process ends.
         nbd_server: the server, between nbd-server-start and nbd-server-stop.
+        leaves_sockets: whether the file of the server's socket stays when the process ends.
     """
 
     def __init__(
@@ -69,11 +75,14 @@ class Machine:
             self.schema = qapi.load_without(self.schema, removed)
         self.graph = Graph()
         self.objects = Objects(release)
+        self.board = Board("none")
         self.running = True
         self.started = True
         self.starting = False
+        self.quitting = False
         self.nbd_server: NbdServer | None = None
         self.nbd_max_connections = 0
+        self.leaves_sockets = False
         self._quit: Callable[[], None] | None = None
         self._emit: Callable[[str, Mapping[str, Any] | None], None] | None = None
         self._lock = asyncio.Lock()
@@ -125,6 +134,11 @@ class Machine:
         if self._emit is not None and event in self._events:
             self._emit(event, data)
 
+    def say(self, text: str) -> None:
+        """Print a line on the standard output, as QEMU does when a command makes an image."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
     def later(self, work: Coroutine[Any, Any, None], *, at_once: bool = False) -> None:
         """Do ``work`` after the reply of the command that is running.
 
@@ -148,15 +162,20 @@ class Machine:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-    async def stop_nbd_server(self) -> None:
-        """Remove every NBD export and stop the server, if one runs; the monitors are told."""
+    async def stop_nbd_server(self, *, ending: bool = False) -> None:
+        """Remove every NBD export and stop the server, if one runs; the monitors are told.
+
+        Args:
+            ending: whether the process ends.
+        """
         server, self.nbd_server = self.nbd_server, None
         if server is None:
             return
         exports = [export for export in self.graph.exports.values() if export.type == "nbd"]
         for export in exports:
             export.shutting_down = True
-        await server.close()
+            self.graph.lift_limits(export.node)
+        await server.close(keep_files=ending and self.leaves_sockets)
         for export in exports:
             await self.forget_export(export)
 
@@ -164,16 +183,7 @@ class Machine:
         """Drop an export that serves nobody any more, and tell the monitors."""
         await self.jobs.disturb(export.node, times=2)
         del self.graph.exports[export.id]
-        node = export.node
-        users = (
-            self.graph.parents(node),
-            self.graph.exports_of(node),
-            self.graph.jobs_of(node),
-            self.graph.backends_of(node),
-        )
-        if not (node.monitor_owned or any(users)):
-            # Whoever opened it is gone; the export was its last user.
-            await self.in_thread(self.close_nodes, self.graph.remove(node))
+        await self.release_node(export.node)
         for bitmap in export.bitmaps:
             bitmap.busy = False
         permissions.settle(self.graph)
@@ -181,21 +191,67 @@ class Machine:
         if self.release.exports_have_ids:
             self.emit("BLOCK_EXPORT_DELETED", {"id": export.id})
 
+    async def release_node(self, node: Node) -> None:
+        """Close a node whose user is gone, if that was the last and nobody owns it."""
+        users = (
+            self.graph.parents(node),
+            self.graph.exports_of(node),
+            self.graph.jobs_of(node),
+            self.graph.backends_of(node),
+        )
+        if node.monitor_owned or any(users):
+            return
+        # Whoever opened it is gone as well.
+        await self.in_thread(self.close_nodes, self.graph.remove(node))
+
+    async def drop_disk(self, disk: Backend) -> None:
+        """Forget a disk of the machine; what it has begun ends first."""
+        self.graph.disks.remove(disk)
+        await self.empty_disk(disk)
+
+    async def empty_disk(self, disk: Backend) -> None:
+        """Take out what is in a disk, and the exports made for it; what was begun ends first."""
+        await self.wait_for(disk.begun)
+        for export in [each for each in self.graph.exports.values() if each.disk is disk]:
+            export.shutting_down = True
+            if self.nbd_server is not None:
+                await self.nbd_server.remove(export.name, hard=True)
+            await self.forget_export(export)
+        node, disk.node = disk.node, None
+        if node is not None:
+            await self.release_node(node)
+            permissions.settle(self.graph)
+            threads.settle(self.graph, node)
+
+    async def wait_for(self, begun: Iterable[asyncio.Task[None]]) -> None:
+        """Wait until requests that were begun are done."""
+        waiting = [task for task in begun if not task.done()]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def settle_requests(self) -> None:
+        """Wait until all requests that were begun are done, whichever disk they are for."""
+        for disk in list(self.graph.disks):
+            await self.wait_for(disk.begun)
+
     def request_quit(self) -> None:
         """Ask the process to end once the reply is sent."""
+        self.quitting = True
         if self._quit is not None:
             self._quit()
 
     async def close(self) -> None:
         """End the jobs, stop the NBD server and close every node. Safe to call twice."""
+        self.graph.lift_limits()
         if self.graph.jobs:
             async with self._lock:
                 await self.jobs.end_all()
         if self._later:
             await asyncio.wait(self._later, timeout=10)
+        await self.settle_requests()
         if self.nbd_server is not None:
             server, self.nbd_server = self.nbd_server, None
-            await server.close()
+            await server.close(keep_files=self.leaves_sockets)
         nodes = list(reversed(self.graph.nodes.values()))
         self.graph.nodes.clear()
         await self.in_thread(self.close_nodes, nodes)

@@ -53,12 +53,14 @@ def make_export(
     bitmaps: Sequence[tuple[str, DirtyBitmap]],
     *,
     writable: bool = False,
+    front: block.Front | None = None,
 ) -> nbd.Export:
     """Return an export of a node.
 
     Args:
         machine: decides what depends on the release.
         node: what is exported.
+        front: what stands before it, if it may become another one.
         name: its name on the NBD server.
         arguments: of the command.
         bitmaps: the names that clients see, and the bitmaps.
@@ -75,7 +77,7 @@ def make_export(
     if writable and not node.block.writable:
         raise CommandError(f"Writing to node '{node.name}' is not supported by this emulator")
     return nbd.from_node(
-        node.block,
+        node.block if front is None else front,
         name,
         size=align_down(node.block.size, SECTOR_SIZE),
         description=arguments.get("description"),

@@ -5,9 +5,10 @@ Source: QEMU's ``qapi/qom.json``; the texts were compared with 7.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nbexport import block
 from nbexport.emulator import authorization, credentials, secret
 from nbexport.emulator.authorization import Authorization
 from nbexport.emulator.credentials import Credentials
@@ -25,7 +26,12 @@ OBJECTS_MAX = 10_000
 
 _INT64_MAX = (1 << 63) - 1
 _INT_MAX = (1 << 31) - 1
+_UINT_MAX = (1 << 32) - 1
 _THREAD_POOL_MAX = 64
+_THREAD_DEFAULTS = {
+    "poll-max-ns": 32768, "poll-grow": 0, "poll-shrink": 0, "aio-max-batch": 0,
+    "thread-pool-min": 0, "thread-pool-max": _THREAD_POOL_MAX,
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -35,13 +41,15 @@ class UserObject:
     Attributes:
         id: its id.
         type: its type.
-        value: what it is to its users: the bytes of a secret, `Credentials`, an `Authorization`;
-            None for a thread.
+        value: what it is to its users: the bytes of a secret, `Credentials`, an `Authorization`,
+            a `block.ThrottleGroup`; None for a thread.
+        properties: what it was made with, and the defaults of a thread.
     """
 
     id: str
     type: str
     value: Any
+    properties: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ TYPES: dict[str, ObjectType] = {
     "iothread": ObjectType("event-loop-base", settled=_POLLING + _LOOP),
     "secret_common": ObjectType("object", abstract=True),
     "secret": ObjectType("secret_common"),
+    "throttle-group": ObjectType("object"),
     "tls-creds": ObjectType("object", abstract=True, creatable=False),
     "tls-creds-anon": ObjectType("tls-creds"),
     "tls-creds-psk": ObjectType("tls-creds"),
@@ -84,13 +93,14 @@ TYPES: dict[str, ObjectType] = {
 # QEMU lists types in the order of a hash table, which depends on what else the program has.
 _SYSTEM_ORDER = (
     "secret_common", "iothread", "user-creatable", "interface", "tls-creds-x509", "secret",
+    "throttle-group",
     "tls-creds-psk", "event-loop-base", "authz-simple", "tls-creds", "tls-creds-anon", "object",
     "authz-list", "authz",
 )  # fmt: skip
 _DAEMON_ORDER = (
     "authz-simple", "secret_common", "interface", "tls-creds-anon", "iothread", "secret", "authz",
     "tls-creds-psk", "tls-creds", "event-loop-base", "authz-list", "user-creatable", "object",
-    "tls-creds-x509",
+    "tls-creds-x509", "throttle-group",
 )  # fmt: skip
 
 
@@ -180,7 +190,8 @@ class Objects:
         if len(self._objects) >= OBJECTS_MAX:
             raise CommandError(f"Too many objects (limit {OBJECTS_MAX})")
         value = self._complete(kind, properties)
-        self._objects[identifier] = UserObject(identifier, kind, value)
+        known = _THREAD_DEFAULTS | dict(properties) if kind == "iothread" else dict(properties)
+        self._objects[identifier] = UserObject(identifier, kind, value, known)
 
     def _complete(self, kind: str, properties: Mapping[str, Any]) -> Any:
         makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -191,6 +202,7 @@ class Objects:
             "authz-simple": authorization.simple,
             "authz-list": authorization.from_list,
             "iothread": _check_thread,
+            "throttle-group": _make_group,
         }
         return makers[kind](properties)
 
@@ -198,10 +210,14 @@ class Objects:
         """Forget an object; who uses what it stands for keeps that.
 
         Raises:
-            CommandError: there is none of this id.
+            CommandError: there is none of this id, or it is in use.
         """
-        if self._objects.pop(identifier, None) is None:
+        found = self._objects.get(identifier)
+        if found is None:
             raise CommandError(f"object '{identifier}' not found")
+        if isinstance(found.value, block.ThrottleGroup) and found.value.members:
+            raise CommandError(f"object '{identifier}' is in use, can not be deleted")
+        del self._objects[identifier]
 
     def secret(self, identifier: str) -> bytes:
         """Return the bytes of a secret.
@@ -291,3 +307,26 @@ def _check_thread(properties: Mapping[str, Any]) -> None:
     most = properties.get("thread-pool-max", _THREAD_POOL_MAX)
     if not 0 < most <= _INT_MAX or fewest > most:
         raise CommandError("bad thread-pool-min/thread-pool-max values")
+
+
+def _make_group(properties: Mapping[str, Any]) -> block.ThrottleGroup:
+    configuration = block.Configuration()
+    try:
+        for name, value in properties.items():
+            if name != "limits":
+                _set_alone(configuration, name, value)
+        configuration.update(properties.get("limits", {}))
+        configuration.check()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    return block.ThrottleGroup(configuration)
+
+
+def _set_alone(configuration: block.Configuration, name: str, value: int) -> None:
+    """Set one limit by a property of its own."""
+    if value < 0:
+        raise CommandError("Property values cannot be negative")
+    if name.endswith("-length") and value > _UINT_MAX:
+        # The missing blank is QEMU's, and clients see its text.
+        raise CommandError(f"{name} value must be in therange [0, {_UINT_MAX}]")
+    configuration.update({name.removeprefix("x-"): value})

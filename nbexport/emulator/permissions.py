@@ -10,7 +10,7 @@ Source: QEMU's ``include/block/block-common.h``, the permissions of a node's chi
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbexport import block
 from nbexport.block import locks
@@ -18,13 +18,14 @@ from nbexport.block.locks import Permission
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from nbexport.emulator.graph import Backend, Graph, Node
     from nbexport.emulator.release import Release
 
-_EXPORT = "an unnamed block device"
+UNNAMED = "an unnamed block device"
+_CHANGES = Permission.WRITE | Permission.WRITE_UNCHANGED
 
 
 class Use(NamedTuple):
@@ -46,7 +47,7 @@ class Use(NamedTuple):
 def export_use(*, writable: bool, fixed_size: bool = True) -> Use:
     """Return the use that an export makes of its node."""
     required = Permission.CONSISTENT_READ | (Permission.WRITE if writable else locks.NOTHING)
-    return Use(_EXPORT, "root", required, Permission.RESIZE if fixed_size else locks.NOTHING)
+    return Use(UNNAMED, "root", required, Permission.RESIZE if fixed_size else locks.NOTHING)
 
 
 def backend_use(backend: Backend) -> Use:
@@ -54,8 +55,18 @@ def backend_use(backend: Backend) -> Use:
     required = Permission.CONSISTENT_READ
     if backend.writable:
         required |= Permission.WRITE
-    denied = locks.NOTHING if backend.device is None else Permission.WRITE | Permission.RESIZE
-    return Use(f"block device '{backend.name}'", "root", required, denied)
+    denied = locks.NOTHING
+    if not backend.shares_writes:
+        denied |= Permission.WRITE
+    if not backend.shares_size:
+        denied |= Permission.RESIZE
+    who = backend.name or backend.device
+    return Use(f"block device '{who}'" if who else UNNAMED, "root", required, denied)
+
+
+def write_use() -> Use:
+    """Return the use of who only wants to write a node, and denies nothing."""
+    return Use(UNNAMED, "root", Permission.WRITE, locks.NOTHING)
 
 
 def format_use(name: str, *, writable: bool) -> Use:
@@ -69,15 +80,54 @@ def part_use(name: str) -> Use:
     return Use(f"node '{name}'", "file", locks.NOTHING, Permission.RESIZE)
 
 
+def resizing_use() -> Use:
+    """Return the use that a command makes of a node which gives it another length."""
+    return Use(UNNAMED, "root", Permission.RESIZE, locks.NOTHING)
+
+
+def reading_use(name: str) -> Use:
+    """Return the use that a filter which keeps what was read makes of its file."""
+    return Use(f"node '{name}'", "file", Permission.WRITE_UNCHANGED, locks.NOTHING)
+
+
+def injecting_use(name: str, options: Mapping[str, Any]) -> Use:
+    """Return the use that a filter which injects errors makes of its file, unused itself."""
+    return Use(
+        f"node '{name}'",
+        "image",
+        _permissions(options.get("take-child-perms", ())),
+        _permissions(options.get("unshare-child-perms", ())),
+    )
+
+
+def _permissions(names: Iterable[str]) -> Permission:
+    found = locks.NOTHING
+    for name in names:
+        if name != "graph-mod":  # no file knows of it
+            found |= Permission[name.upper().replace("-", "_")]
+    return found
+
+
 def target_use(name: str) -> Use:
     """Return the use that a copy-before-write filter makes of what it copies to."""
     return Use(f"node '{name}'", "target", Permission.WRITE, Permission.RESIZE)
 
 
+def root_use(required: Permission, unshared: Permission) -> Use:
+    """Return the use that a job makes of a node by itself, without a name."""
+    return Use(UNNAMED, "root", required, unshared)
+
+
+def job_use(kind: str, identifier: str, role: str, unshared: Permission) -> Use:
+    """Return the use of a node that a job only keeps others from."""
+    return Use(f"{kind} job '{identifier}'", role, locks.NOTHING, unshared)
+
+
 def uses(graph: Graph, node: Node) -> list[Use]:
     """Return the uses of a node, the newest first."""
-    found = [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
-    found += [backend_use(backend) for backend in graph.backends_of(node)]
+    found = [use for job in graph.jobs_of(node) for user, use in job.uses_of[::-1] if user is node]
+    found += [export_use(writable=export.writable) for export in reversed(graph.exports_of(node))]
+    found += [backend_use(backend) for backend in reversed(graph.backends_of(node))]
     for parent in reversed(graph.parents(node)):
         if parent.target is node:
             found.append(target_use(parent.name))
@@ -89,21 +139,48 @@ def uses(graph: Graph, node: Node) -> list[Use]:
 
 
 def _backing_use(node: Node, above: list[Use]) -> Use:
-    """Return the use of a backing file, which may be written if the users above allow that."""
-    unshared = locks.NOTHING
+    """Return the use of a backing file: read and not written as the users above want it."""
+    required = unshared = locks.NOTHING
+    if any(use.required & Permission.CONSISTENT_READ for use in above):
+        required = Permission.CONSISTENT_READ
     if any(use.unshared & Permission.WRITE for use in above):
         unshared = Permission.WRITE | Permission.RESIZE
-    return Use(f"node '{node.name}'", "backing", Permission.CONSISTENT_READ, unshared)
+    return Use(f"node '{node.name}'", "backing", required, unshared)
 
 
 def _file_use(graph: Graph, node: Node, above: list[Use]) -> Use:
     if node.is_format:
         return format_use(node.name, writable=not node.read_only)
     passed = _passed_on(node, above)
+    if isinstance(node.block, block.SnapshotAccessNode):
+        # What is kept is not read by way of the filter's own requests.
+        return Use(passed.who, "file", locks.NOTHING, locks.NOTHING)
     if node.options.get("offset") or "size" in node.options:
         # A part of a file stays where it is only as long as the file does.
         passed = passed._replace(unshared=passed.unshared | Permission.RESIZE)
-    if not node.is_filter or not (above or graph.jobs_of(node)):
+    own = None
+    if isinstance(node.block, block.BlkdebugNode):
+        own = injecting_use(node.name, node.options)
+    elif isinstance(node.block, block.CopyOnReadNode):
+        own = reading_use(node.name)
+    if own is not None:
+        return own._replace(
+            required=own.required | passed.required, unshared=own.unshared | passed.unshared
+        )
+    if isinstance(node.block, block.CommitTopNode):
+        return Use(passed.who, "backing", locks.NOTHING, locks.NOTHING)
+    if isinstance(node.block, block.MirrorTopNode):
+        if node.options.get("stopped"):
+            return Use(passed.who, "backing", locks.NOTHING, locks.NOTHING)
+        if node.options.get("commits"):
+            required = passed.required & ~Permission.CONSISTENT_READ
+            unshared = passed.unshared & ~Permission.WRITE
+            return Use(passed.who, "backing", required, unshared)
+        return passed._replace(role="backing")
+    if isinstance(node.block, block.StreamTopNode):
+        return passed
+    copies = isinstance(node.block, block.CopyBeforeWriteNode)
+    if not copies or not (above or graph.jobs_of(node)):
         return passed
     # Nobody writes below a filter that copies before writes, as long as somebody uses it.
     return passed._replace(
@@ -133,10 +210,17 @@ def begin(release: Release, graph: Graph, node: Node, new: Use) -> None:
     others = uses(graph, node)
     while True:
         _check(release, node, new, others)
-        if new.required & Permission.WRITE and node.read_only:
+        if new.required & _CHANGES and node.read_only:
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(new.required, new.unshared)
+        hold_data_file(node, [new, *others])
+        if node.is_format and node.backing is not None:
+            # What is above wants something of the images behind, too.
+            new = _backing_use(node, [new, *others])
+            node = node.backing
+            others = [use for use in uses(graph, node) if use.who != new.who]
+            continue
         if node.file is None or node.is_format:
             return
         # What is above a raw node passes through it; its own use of the file is counted anew.
@@ -192,7 +276,7 @@ def recheck(
         together = _passed_on(node, found)
         for number, use in enumerate(found):
             _check(release, node, use, found[:number] + found[number + 1 :])
-        if together.required & Permission.WRITE and node.read_only:
+        if together.required & _CHANGES and node.read_only:
             if node.name in just_read_only:
                 raise CommandError(
                     f"Read-only block node '{node.name}' cannot support read-write users"
@@ -200,6 +284,29 @@ def recheck(
             raise CommandError("Block node is read-only")
         if isinstance(node.block, block.FileNode):
             node.block.locks.acquire(together.required, together.unshared)
+        hold_data_file(node, found)
+
+
+def hold_data_file(node: Node, above: list[Use]) -> None:
+    """Lock the external data file of an image, if it has one, for all of its users.
+
+    Raises:
+        ImageLockedError: another process does not allow it.
+        OSError: the host failed.
+    """
+    if isinstance(node.block, block.Qcow2Node) and node.block.data_file is not None:
+        node.block.data_file.locks.acquire(*_data_use(above))
+
+
+def _data_use(above: list[Use]) -> tuple[Permission, Permission]:
+    """Return what an image does with its external data file, and what it denies to others."""
+    wanted = locks.NOTHING
+    for use in above:
+        wanted |= use.required
+    required = wanted & Permission.CONSISTENT_READ
+    if wanted & Permission.WRITE:
+        required |= Permission.WRITE | Permission.RESIZE
+    return required, Permission.RESIZE
 
 
 def _names(permissions: Permission) -> Iterator[str]:
@@ -216,3 +323,5 @@ def settle(graph: Graph) -> None:
         if isinstance(node.block, block.FileNode):
             use = _passed_on(node, uses(graph, node))
             node.block.locks.keep(use.required, use.unshared)
+        elif isinstance(node.block, block.Qcow2Node) and node.block.data_file is not None:
+            node.block.data_file.locks.keep(*_data_use(uses(graph, node)))

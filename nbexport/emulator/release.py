@@ -132,6 +132,11 @@ class Release:
         return self._has((5, 1, 0))
 
     @property
+    def job_cancel_stops(self) -> bool:
+        """Whether job-cancel stops a job that is ready in the middle, too."""
+        return self._has((6, 2, 0))
+
+    @property
     def ends_idle_jobs_at_once(self) -> bool:
         """Whether a job that has nothing to copy ends before the reply to the command.
 
@@ -187,6 +192,11 @@ class Release:
     def shares_readonly(self) -> bool:
         """Whether a read-only export offers several connections at all."""
         return self._has((4, 2, 0))
+
+    @property
+    def refuses_second_unplug(self) -> bool:
+        """Whether a device that was asked to leave is not asked again."""
+        return self._has((5, 0, 0))
 
     # Objects and TLS.
 

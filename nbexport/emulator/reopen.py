@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
-from nbexport.emulator import permissions
+from nbexport.emulator import caches, filters, permissions, threads
 from nbexport.errors import CommandError, FormatError, UsageError
 from nbexport.units import SECTOR_SIZE
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nbexport.emulator.graph import Graph, Node
+    from nbexport.emulator.objects import Objects
     from nbexport.emulator.release import Release
 
 Options = dict[str, Any]
@@ -38,12 +39,14 @@ _CHANGEABLE = {
         "lazy-refcounts", "overlap-check", "pass-discard-other", "pass-discard-request",
         "pass-discard-snapshot", "refcount-cache-size", "discard-no-unref",
     }),
+    "preallocate": frozenset({"prealloc-align", "prealloc-size"}),
+    "throttle": frozenset({"throttle-group"}),
 }  # fmt: skip
 # Drivers that cannot change at all.
-_FIXED = frozenset({"copy-before-write"})
+_FIXED = frozenset({"compress", "copy-before-write", "copy-on-read", "snapshot-access"})
 # What a driver changes when it is given, but cannot forget.
 _STICKY = frozenset({"drop-cache"})
-_CHILDREN = ("backing", "file")
+_CHILDREN = ("backing", "file", "image")
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ class Reopener:
     Args:
         release: decides the words of some errors, and what can change.
         graph: the nodes.
+        objects: finds groups of limits, if the process has objects.
     """
 
-    def __init__(self, release: Release, graph: Graph) -> None:
+    def __init__(self, release: Release, graph: Graph, objects: Objects | None = None) -> None:
         self._release = release
         self._graph = graph
+        self._objects = objects
 
     def reopen(self, wanted: Sequence[Options]) -> list[Node]:
         """Reopen nodes.
@@ -118,7 +123,18 @@ class Reopener:
             CommandError: a node is not there, an option cannot change, or a user of a node does
                 not allow it. Everything is as it was.
         """
-        changes = [self._prepare(each) for each in self._queue(wanted)]
+        worked_in = [(node, node.thread) for node in self._graph.nodes.values()]
+        try:
+            changes = [self._prepare(each) for each in self._queue(wanted)]
+            self._apply(changes)
+        except BaseException:
+            for node, thread in worked_in:
+                node.thread = thread
+            raise
+        return self._left_over(changes)
+
+    def _apply(self, changes: Sequence[_Change]) -> None:
+        """Make all changes or none."""
         for change in changes:
             change.show()
         try:
@@ -136,7 +152,21 @@ class Reopener:
                 raise CommandError(str(error)) from error
             raise
         permissions.settle(self._graph)
-        return self._left_over(changes)
+
+    def set_read_only(self, node: Node, *, read_only: bool) -> None:
+        """Let a node, and the file that was opened with it, be written or not.
+
+        Raises:
+            CommandError: a user of it does not allow it, or it cannot be opened so. Everything is
+                as it was.
+        """
+        wanted, below = [node], node.file
+        while below is not None and _is_inline(wanted[-1]):
+            wanted.append(below)
+            below = below.file
+        changes = [_Change(each, each.options, read_only) for each in wanted]
+        changes = [change for change in changes if change.was_read_only != read_only]
+        self._apply(changes)
 
     # What is wanted
 
@@ -160,18 +190,38 @@ class Reopener:
         return list(found.values())
 
     def _add(self, found: dict[str, _Wanted], node: Node, new: _Wanted) -> None:
-        """Queue a node, and the child that was described with it."""
+        """Queue a node, and the children that were described with it."""
         earlier = found.get(node.name)
         if earlier is not None:
             new = _Wanted(node, {**earlier.options, **new.options}, new.inherited)
         found[node.name] = new
-        child, given = node.file, new.options.get("file")
-        if child is None or not _is_inline(node):
-            return
-        # The child follows its parent in what the parent is told, unless it was told itself.
-        inherited = new.options.get("read-only")
+        if node.backing is not None and _has_inline_backing(node):
+            # A backing file is read only unless it was told otherwise.
+            self._add_child(
+                found, node.backing, new.options.get("backing"), inherited=True, parent=new
+            )
+        if node.file is not None and _is_inline(node):
+            # The child follows its parent in what the parent is told, unless it was told itself.
+            told = new.options.get("read-only", new.inherited or None)
+            self._add_child(
+                found, node.file, new.options.get(node.file_role), inherited=told, parent=new
+            )
+
+    def _add_child(
+        self,
+        found: dict[str, _Wanted],
+        child: Node,
+        given: Any,
+        *,
+        inherited: bool | None,
+        parent: _Wanted,
+    ) -> None:
         if isinstance(given, dict):
-            wanted = _Wanted(child, {"node-name": child.name, **given}, bool(inherited))
+            options = {"node-name": child.name, **given}
+            cache = {**parent.options.get("cache", {}), **given.get("cache", {})}
+            if cache:
+                options["cache"] = cache
+            wanted = _Wanted(child, options, bool(inherited))
             self._add(found, child, wanted)
         elif given == child.name:
             inherited = child.read_only if inherited is None else inherited
@@ -193,29 +243,52 @@ class Reopener:
                 "files"
             )
         known = _CHANGEABLE.get(driver, frozenset())
-        for name in node.options:
+        before, after = _without_lists(node.options), _without_lists(options)
+        for name in before:
             resettable = _COMMON | known - _STICKY
-            if name not in options and name not in resettable and name not in _CHILDREN:
+            if name not in after and name not in resettable and name not in _CHILDREN:
                 raise CommandError(f"Option '{name}' cannot be reset to its default value")
         if driver == block.RawNode.driver:
             _check_window(node, options)
+        if isinstance(node.block, block.ThrottleNode):
+            filters.find_group(options, self._objects)
+        if isinstance(node.block, block.PreallocateNode):
+            filters.read_preallocation(options, node.block.file)
         read_only = bool(options.get("read-only", wanted.inherited))
         change = _Change(node, dict(options), read_only)
         if change.read_only and node.read_only and _has_unstored_bitmaps(node):
             raise CommandError("No write access")
         self._place_backing(change)
         self._place_file(change)
+        for new, old in ((change.backing, node.backing), (change.file, node.file)):
+            if new is not None and new is not old:
+                self._join(node, new)
         if options["driver"] != driver:
             raise CommandError("Cannot change the option 'driver'")
         if options["node-name"] != node.name:
             raise CommandError("Cannot change the option 'node-name'")
-        for name, value in options.items():
+        for name, value in after.items():
             fixed = name not in _COMMON and name not in known and name not in _CHILDREN
-            if fixed and (name not in node.options or node.options[name] != value):
+            if fixed and (name not in before or before[name] != value):
                 raise CommandError(f"Cannot change the option '{name}'")
+        if isinstance(node.block, block.Qcow2Node):
+            caches.check(options, node.block.header.cluster_size)
         if _is_inline(node):
-            change.options["file"] = node.options.get("file", {})
+            change.options[node.file_role] = node.options.get(node.file_role, {})
+        if change.backing is node.backing is not None and _has_inline_backing(node):
+            change.options.pop("backing", None)
+            if "backing" in node.options:
+                change.options["backing"] = node.options["backing"]
         return change
+
+    def _join(self, node: Node, child: Node) -> None:
+        """Have a new child work where its parent does, or the parent where the child does."""
+        if child.thread is node.thread:
+            return
+        try:
+            threads.move(self._graph, child, node.thread)
+        except CommandError:
+            threads.move(self._graph, node, child.thread)
 
     def _place_backing(self, change: _Change) -> None:
         node, options = change.node, change.options
@@ -227,23 +300,25 @@ class Reopener:
             return
         given = options["backing"]
         if isinstance(given, dict):
-            raise CommandError("Cannot change the option 'backing.driver'")
+            if node.backing is None or not _has_inline_backing(node):
+                raise CommandError("Cannot change the option 'backing.driver'")
+            return
         change.backing = None if given is None else self._child(change, "backing", given)
 
     def _place_file(self, change: _Change) -> None:
         node, options = change.node, change.options
-        if node.file is None or "file" not in options:
+        if node.file is None or node.file_role not in options:
             return
-        given = options["file"]
+        given = options[node.file_role]
         if isinstance(given, dict):
             if not _is_inline(node):
-                raise CommandError("Cannot change the option 'file.driver'")
+                raise CommandError(f"Cannot change the option '{node.file_role}.driver'")
             return
-        child = self._child(change, "file", given)
+        child = self._child(change, node.file_role, given)
         if child is not node.file:
             if not self._release.reopens_several:
-                raise CommandError("Cannot change the option 'file'")
-            if node.block.driver != block.RawNode.driver:
+                raise CommandError(f"Cannot change the option '{node.file_role}'")
+            if not isinstance(node.block, block.RawNode | block.Qcow2Node):
                 raise CommandError(
                     f"Changing the file of a {node.block.driver} node is not supported by this "
                     "emulator"
@@ -298,6 +373,10 @@ class Reopener:
                     window = change.options.get("offset", 0), change.options.get("size")
                     change.node.block.reopen(change.file.block, *window)
                     change.node.block.read_only = change.read_only
+            for change in changes:
+                self._tell(change)
+                if isinstance(change.node.block, block.Qcow2Node):
+                    _change_file(undo, change)
             for change in images:
                 if not change.read_only:
                     _begin(change.node)
@@ -307,6 +386,17 @@ class Reopener:
                     disk = change.node.block
                     disk.backing = None if change.backing is None else change.backing.block
             undo.pop_all()
+
+    def _tell(self, change: _Change) -> None:
+        """Let a filter do as it is told; what it was told was checked."""
+        disk = change.node.block
+        if isinstance(disk, block.ThrottleNode):
+            group = filters.find_group(change.options, self._objects)
+            if group is not disk.group:
+                disk.join(group)
+        elif isinstance(disk, block.PreallocateNode):
+            align, length = filters.read_preallocation(change.options, disk.file)
+            disk.prepare(align, length)
 
     def _left_over(self, changes: Sequence[_Change]) -> list[Node]:
         """Take out children that nobody uses any more."""
@@ -325,9 +415,28 @@ class Reopener:
         return removed
 
 
+def _without_lists(options: Options) -> Options:
+    """Return options in which the parts of lists are options with dots in their names."""
+    found: Options = {}
+    for name, value in options.items():
+        if not isinstance(value, list):
+            found[name] = value
+        for number, part in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(part, dict):
+                found |= {f"{name}.{number}.{inner}": leaf for inner, leaf in part.items()}
+            else:
+                found[f"{name}.{number}"] = part
+    return found
+
+
 def _is_inline(node: Node) -> bool:
     """Whether the node's file was described with it, not named."""
-    return node.file is not None and not isinstance(node.options.get("file"), str)
+    return node.file is not None and not isinstance(node.options.get(node.file_role), str)
+
+
+def _has_inline_backing(node: Node) -> bool:
+    """Whether the node's backing file was described with it, or taken from the image."""
+    return not isinstance(node.options.get("backing"), str)
 
 
 def _has_unstored_bitmaps(node: Node) -> bool:
@@ -354,11 +463,30 @@ def _reopen_file(undo: contextlib.ExitStack, node: Node, *, writable: bool) -> N
     undo.callback(reopen, writable=not writable)
 
 
+def _change_file(undo: contextlib.ExitStack, change: _Change) -> None:
+    """Let an image that is read go on in another node; one that is written goes on to be."""
+    node, disk = change.node, change.node.block
+    old = change.before[2]
+    assert isinstance(disk, block.Qcow2Node)
+    assert change.file is not None
+    if change.file is old:
+        return
+    goes_on = disk.writable
+    if goes_on:
+        undo.callback(_begin, node)
+        _end(node)
+    undo.callback(disk.change_file, old.block)
+    disk.change_file(change.file.block)
+    if goes_on:
+        _begin(node)
+        undo.callback(_end, node)
+
+
 def _begin(node: Node) -> None:
     """Let an image be written, and its bitmaps change."""
     disk = node.block
     assert isinstance(disk, block.Qcow2Node)
-    if disk.writable or not isinstance(disk.file, block.FileNode):
+    if disk.writable or not disk.file.writable:
         return
     disk.begin_writing(*block.begin(disk, disk.file))
     for bitmap in node.bitmaps:

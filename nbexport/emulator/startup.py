@@ -46,7 +46,7 @@ class Startup:
         self._machine = machine
         self._monitors = monitors
         self._devices = devices
-        self._wanted: list[tuple[Chardev, bool]] = []
+        self._wanted: list[tuple[Chardev, bool, bool]] = []
         self._serving: set[asyncio.Task[None]] = set()
 
     async def run(self, command: str, arguments: Mapping[str, Any]) -> None:
@@ -205,31 +205,34 @@ class Startup:
         """
         taken = self._devices.take(device)
         system = self._machine.is_system_emulator
-        if mode == "readline" or (mode is None and system):
-            if pretty and system:
-                raise CommandError("'pretty' is not compatible with HMP monitors")
-            raise CommandError(
-                "A monitor for humans is not supported by this emulator"
-                if system
-                else "Only QMP is supported"
-            )
-        self._wanted.append((taken, bool(pretty)))
+        human = mode == "readline" or (mode is None and system)
+        if human and not system:
+            raise CommandError("Only QMP is supported")
+        if human and pretty:
+            raise CommandError("'pretty' is not compatible with HMP monitors")
+        self._wanted.append((taken, bool(pretty), human))
 
     def serve(self) -> None:
         """Let the monitors begin, in the order of their options."""
-        for device, pretty in self._wanted:
-            task = asyncio.get_running_loop().create_task(
-                chardevs.serve(self._monitors, device, pretty=pretty)
-            )
+        for device, pretty, human in self._wanted:
+            if human:
+                work = chardevs.serve_human(self._machine, device)
+            else:
+                work = chardevs.serve(self._monitors, device, pretty=pretty)
+            task = asyncio.get_running_loop().create_task(work)
             self._serving.add(task)
         self._wanted.clear()
 
-    async def close(self) -> None:
-        """End the monitors that were served, and close the devices."""
+    async def close(self, *, keep_files: bool = False) -> None:
+        """End the monitors that were served, and close the devices.
+
+        Args:
+            keep_files: leave the files of unix sockets where they are.
+        """
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        self._devices.close()
+        self._devices.close(keep_files=keep_files)
 
 
 def _member(name: str, kind: Type, *, optional: bool = False) -> Member:

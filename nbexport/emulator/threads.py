@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
-    from nbexport.emulator.graph import Graph, Node
+    from nbexport.emulator.graph import Backend, Graph, Node
     from nbexport.emulator.objects import UserObject
 
 
@@ -29,16 +29,29 @@ def connected(graph: Graph, node: Node) -> list[Node]:
     return found
 
 
-def move(graph: Graph, node: Node, thread: UserObject | None) -> None:
+def move(
+    graph: Graph, node: Node, thread: UserObject | None, *, mover: Backend | None = None
+) -> None:
     """Have a node and all that are joined to it run in a thread; None is the main one.
 
+    Args:
+        graph: the nodes.
+        node: one of them.
+        thread: the thread.
+        mover: the disk for whose device they move.
+
     Raises:
-        CommandError: an export keeps them where they are.
+        CommandError: an export or another device keeps them where they are.
     """
     joined = connected(graph, node)
     if all(each.thread is thread for each in joined):
         return
-    if any(export.fixed_thread for each in joined for export in graph.exports_of(each)):
+    fixed = any(export.fixed_thread for each in joined for export in graph.exports_of(each))
+    if fixed or any(
+        disk.device is not None and disk is not mover
+        for each in joined
+        for disk in graph.backends_of(each)
+    ):
         raise CommandError("Cannot change iothread of active block backend")
     for each in joined:
         each.thread = thread

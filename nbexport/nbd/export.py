@@ -24,7 +24,7 @@ from nbexport.nbd.maps import Maps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nbexport.block import BlockNode
+    from nbexport.block import BlockNode, Front
 
 ExtentsProvider = Callable[[], Extents | Bitmap]
 """Gives a dirty bitmap as it is now, or its extents from offset 0 to the end of its disk. A bitmap
@@ -67,6 +67,7 @@ class Export:
         unmap: whether trimming and zeroing may give storage back.
         read_now: fills a buffer as ``read_into`` does if that takes no waiting, and tells whether
             it did; called in the event loop. None if nothing is known to be quick.
+        request_max: longest request in bytes that the disk should get; 0 for no limit of its own.
         maps: what is kept of the contexts' extents.
     """
 
@@ -81,6 +82,7 @@ class Export:
     writer: WritableDisk | None = None
     unmap: bool = False
     read_now: Callable[[int, memoryview], bool] | None = None
+    request_max: int = 0
     maps: Maps = field(init=False, repr=False)
     zeroes: MetaContext | None = field(init=False, repr=False)
 
@@ -120,7 +122,7 @@ class Export:
 
 
 def from_node(
-    node: BlockNode,
+    node: BlockNode | Front,
     name: str,
     *,
     size: int | None = None,
@@ -175,6 +177,7 @@ def from_node(
         node if writable else None,
         unmap,
         node.read_now,
+        request_max=node.request_max,
     )
 
 

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from nbexport.errors import PeerError, UsageError
+from nbexport.listening import connect_unix
 from nbexport.nbd import wire
 from nbexport.units import KiB, MiB
 
@@ -313,7 +314,7 @@ def _connect(uri: NbdUri, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
-        connection.connect(uri.socket)
+        connect_unix(connection, uri.socket)
     except BaseException:
         connection.close()
         raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,21 +48,26 @@ class Window(NamedTuple):
     Attributes:
         bounds: where extents begin, and the end of the last. Shape: (n + 1,) int64.
         flags: one for each. Shape: (n,) uint32.
-        descriptors: as block-status chunks have them. Shape: (n, 2) big-endian uint32; lengths
-            that do not fit there are wrong, and are not asked for where that matters.
+        places: the bounds and
+        values: the flags, as numbers of Python: to look up a few is much faster so.
+        descriptors: as block-status chunks have them, 8 bytes each; lengths that do not fit there
+            are wrong, and are not asked for where that matters.
     """
 
     bounds: NDArray[np.int64]
     flags: NDArray[np.uint32]
-    descriptors: NDArray[np.uint32]
+    places: memoryview
+    values: memoryview
+    descriptors: memoryview
 
 
 def window_of(extents: Extents) -> Window:
     """Return a map as a window."""
-    descriptors = np.empty((len(extents), 2), dtype=">u4")
-    descriptors[:, 0] = np.diff(extents.bounds) & 0xFFFFFFFF
-    descriptors[:, 1] = extents.flags
-    return Window(extents.bounds, extents.flags, descriptors)
+    pairs = np.empty((len(extents), 2), dtype=">u4")
+    pairs[:, 0] = np.diff(extents.bounds) & 0xFFFFFFFF
+    pairs[:, 1] = extents.flags
+    bounds, flags = np.ascontiguousarray(extents.bounds), np.ascontiguousarray(extents.flags)
+    return Window(bounds, flags, bounds.data, flags.data, pairs.view(np.uint8).reshape(-1).data)
 
 
 class Cache:
@@ -258,6 +263,7 @@ class ContextMap:
         return found
 
 
+_NEAR = 16
 _PAIR = struct.Struct(">II")
 _WIDE_PAIR = struct.Struct(">QQ")
 
@@ -304,55 +310,60 @@ class Several(NamedTuple):
     """The extents of a range, clipped to it, at most as many as were asked for.
 
     Attributes:
-        bounds: Shape: (n + 1,) int64, at least one extent.
-        flags: Shape: (n,) uint32; neighbours differ.
-        descriptors: those of the extents, as 32-bit descriptors, but for the first and last one's
-            lengths; None if there are none at hand.
+        window: what they are taken from.
+        first: the number of the first one there.
+        last: the number behind that of the last; there are two at least.
+        start: where the range begins.
+        end: where the last extent ends.
     """
 
-    bounds: NDArray[np.int64]
-    flags: NDArray[np.uint32]
-    descriptors: NDArray[np.uint32] | None
+    window: Window
+    first: int
+    last: int
+    start: int
+    end: int
 
     @property
-    def end(self) -> int:
-        """Where the last extent ends."""
-        return int(self.bounds[-1])
+    def bounds(self) -> NDArray[np.int64]:
+        """Where they begin, and the end of the last. Shape: (n + 1,)."""
+        bounds = self.window.bounds[self.first : self.last + 1].copy()
+        bounds[0], bounds[-1] = self.start, self.end
+        return bounds
+
+    @property
+    def flags(self) -> NDArray[np.uint32]:
+        """One for each; neighbours differ. Shape: (n,)."""
+        return self.window.flags[self.first : self.last]
 
     def __len__(self) -> int:
         """Return the number of extents."""
-        return len(self.flags)
+        return self.last - self.first
 
     def any_of(self, mask: int) -> bool:
         """Return whether an extent has one of these flags."""
         return bool((self.flags & mask).any())
 
-    def cut(self, end: int) -> Several:
+    def cut(self, end: int) -> Piece:
         """Return the part in front of ``end``, which is behind the first byte."""
         if end >= self.end:
             return self
-        count = int(np.searchsorted(self.bounds, end, side="left"))
-        bounds = self.bounds[: count + 1].copy()
-        bounds[-1] = end
-        descriptors = None if self.descriptors is None else self.descriptors[:count]
-        return Several(bounds, self.flags[:count], descriptors)
+        places = self.window.places
+        last = bisect_left(places, end, self.first + 1, self.last)
+        if last == self.first + 1:
+            return Single(self.start, end, self.window.values[self.first])
+        return Several(self.window, self.first, last, self.start, end)
 
-    def to_wire(self) -> bytes:
+    def to_wire(self) -> bytes | bytearray:
         """Return 32-bit descriptors; no extent may be longer than those can say."""
-        if self.descriptors is None:
-            pairs = np.empty((len(self.flags), 2), dtype=">u4")
-            pairs[:, 0] = np.diff(self.bounds)
-            pairs[:, 1] = self.flags
-            return pairs.tobytes()
-        data = bytearray(self.descriptors.tobytes())
-        last = len(data) - 8
-        wire.UINT32.pack_into(data, 0, int(self.bounds[1]) - int(self.bounds[0]))
-        wire.UINT32.pack_into(data, last, int(self.bounds[-1]) - int(self.bounds[-2]))
-        return bytes(data)
+        places, first, last = self.window.places, self.first, self.last
+        data = bytearray(self.window.descriptors[first * 8 : last * 8])
+        wire.UINT32.pack_into(data, 0, places[first + 1] - self.start)
+        wire.UINT32.pack_into(data, len(data) - 8, self.end - places[last - 1])
+        return data
 
     def to_wide_wire(self) -> bytes:
         """Return 64-bit descriptors."""
-        pairs = np.empty((len(self.flags), 2), dtype=">u8")
+        pairs = np.empty((len(self), 2), dtype=">u8")
         pairs[:, 0] = np.diff(self.bounds)
         pairs[:, 1] = self.flags
         return pairs.tobytes()
@@ -363,21 +374,60 @@ Piece = Single | Several
 
 def piece(windows: list[Window], start: int, end: int, limit: int) -> Piece:
     """Return the extents of ``[start, end)``, at most ``limit`` of them, from its windows."""
+    window = windows[0]
     if len(windows) > 1:
-        bounds = np.concatenate([windows[0].bounds, *(w.bounds[1:] for w in windows[1:])])
-        whole = Extents(bounds, np.concatenate([w.flags for w in windows]))
-        bounds, flags, descriptors = whole.bounds, whole.flags, None
-    else:
-        bounds, flags, descriptors = windows[0]
-    first = int(bounds.searchsorted(start, side="right")) - 1
-    until = int(bounds[first + 1])
+        bounds = np.concatenate([window.bounds, *(w.bounds[1:] for w in windows[1:])])
+        window = window_of(Extents(bounds, np.concatenate([w.flags for w in windows])))
+    places = window.places
+    first = bisect_right(places, start) - 1
+    until = places[first + 1]
     if until >= end or limit == 1:
-        return Single(start, min(until, end), int(flags[first]))
-    last = min(int(bounds.searchsorted(end, side="left")), first + limit)
-    cut = bounds[first : last + 1].copy()
-    cut[0] = start
-    cut[-1] = min(int(cut[-1]), end)
-    return Several(cut, flags[first:last], None if descriptors is None else descriptors[first:last])
+        return Single(start, min(until, end), window.values[first])
+    # Most often it is near: how many extents a range has depends on its length.
+    last = min(bisect_left(places, end, first + 2), first + limit)
+    return Several(window, first, last, start, min(places[last], end))
+
+
+def descriptors(
+    windows: Sequence[Window], start: int, end: int, limit: int
+) -> tuple[list[bytes | bytearray], int] | None:
+    """Return what several maps say of ``[start, end)``, as 32-bit descriptors of each.
+
+    It is what `piece` leads to in more steps, for windows of which each has the whole range.
+
+    Args:
+        windows: one of each context.
+        start: first byte.
+        end: behind the last byte.
+        limit: extents that may be told of each, more than one.
+
+    Returns:
+        The descriptors, and the extents of the map that has most there; None if that are more
+        than may be told.
+    """
+    found: list[bytes | bytearray] = []
+    most = 1
+    for _, _, places, values, pairs in windows:
+        first = bisect_right(places, start) - 1
+        until = places[first + 1]
+        if until >= end:
+            found.append(_PAIR.pack(end - start, values[first]))
+            continue
+        last = first + 2
+        while places[last] < end:  # a few extents are found sooner by going on than by halving
+            last += 1
+            if last - first == _NEAR:
+                last = bisect_left(places, end, last)
+                break
+        count = last - first
+        if count > limit:
+            return None
+        most = max(most, count)
+        data = bytearray(pairs[first * 8 : last * 8])
+        wire.UINT32.pack_into(data, 0, until - start)
+        wire.UINT32.pack_into(data, count * 8 - 8, end - places[last - 1])
+        found.append(data)
+    return found, most
 
 
 class Joint:
@@ -437,6 +487,21 @@ class Maps:
         self._contexts = contexts  # kept, so that their ids stay theirs
         self._joints: dict[tuple[MetaContext, ...], tuple[Hashable, Joint | None]] = {}
 
+    def whole(self, contexts: tuple[MetaContext, ...]) -> list[Window] | None:
+        """Return one window of each context that has the whole disk, if all are kept so."""
+        versions: dict[int, Hashable] = {}
+        found = []
+        for context in contexts:
+            known = self._maps.get(id(context))
+            kept = None if known is None else known.kept(0, self._size, versions)
+            if kept is None or len(kept) != 1:
+                return None
+            found.append(kept[0])
+        return found
+
+    # What may not import this module has the class at hand.
+    descriptors = staticmethod(descriptors)
+
     def joint(self, contexts: tuple[MetaContext, ...]) -> Joint | None:
         """Return the table of several contexts if `join` made one that is still true."""
         held = self._joints.get(contexts)
@@ -450,14 +515,9 @@ class Maps:
         held = self._joints.get(contexts)
         if state is None or (held is not None and held[0] == state):
             return
-        versions: dict[int, Hashable] = {}
-        windows = []
-        for context in contexts:
-            known = self._maps.get(id(context))
-            kept = None if known is None else known.kept(0, self._size, versions)
-            if kept is None or len(kept) != 1:
-                return
-            windows.append(kept[0])
+        windows = self.whole(contexts)
+        if windows is None:
+            return
         try:
             made = Joint(windows)
         except ValueError:

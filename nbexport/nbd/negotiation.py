@@ -344,7 +344,8 @@ class ServerNegotiation:
             self._reply(wire.REP_INFO, wire.UINT16.pack(wire.INFO_DESCRIPTION) + text)
         aware = wire.INFO_BLOCK_SIZE in wanted
         minimum = export.request_alignment if aware or not going else 1
-        sizes = minimum, max(wire.BLOCK_PREFERRED, minimum), wire.PAYLOAD_MAX
+        maximum = min(export.request_max or wire.PAYLOAD_MAX, wire.PAYLOAD_MAX)
+        sizes = minimum, max(wire.BLOCK_PREFERRED, minimum), maximum
         self._reply(wire.REP_INFO, wire.INFO_BLOCK_SIZE_DATA.pack(wire.INFO_BLOCK_SIZE, *sizes))
         flags = self._flags_of(export, going=going)
         data = wire.INFO_EXPORT_DATA.pack(wire.INFO_EXPORT, export.size, flags)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ STATE_ZERO = 2
 
 _CLEARED_MAX = 64 * KiB
 """From here on clearing the memory first would cost more than asking for it."""
+_HEAD = struct.Struct(">IHHQII")
+"""The header of a structured chunk, and the number of a context behind it."""
 _WIDE_PAIR = struct.Struct(">QQ")
 _UNIFORM = wire.CONTEXT_ID.size + 8  # payload of a chunk with one descriptor
 
@@ -47,7 +49,13 @@ def room_for(length: int) -> memoryview:
 
 
 class SimpleReplies:
-    """What a client gets that negotiated nothing."""
+    """What a client gets that negotiated nothing.
+
+    Attributes:
+        wide: whether descriptors have 64 bits.
+    """
+
+    wide: ClassVar[bool] = False
 
     def done(self, cookie: int, offset: int) -> bytes:  # noqa: ARG002 # other forms tell it
         """Return the reply to a request that succeeded and has nothing to tell."""
@@ -89,6 +97,13 @@ class SimpleReplies:
         del cookie, offset, length, ids, flags
         raise AssertionError("a block status needs structured replies")
 
+    def narrow(
+        self, cookie: int, ids: Sequence[int], answers: Sequence[bytes | bytearray]
+    ) -> bytes:
+        """Return the reply to a block status whose descriptors are made already."""
+        del cookie, ids, answers
+        raise AssertionError("a block status needs structured replies")
+
 
 class StructuredReplies(SimpleReplies):
     """What a client gets that negotiated structured replies."""
@@ -113,6 +128,19 @@ class StructuredReplies(SimpleReplies):
             fields += (wire.CHUNK_MAGIC, done, wire.CHUNK_BLOCK_STATUS, cookie, _UNIFORM)
             fields += (ids[number], length, flag)
         return _uniform(len(ids)).pack(*fields)
+
+    def narrow(
+        self, cookie: int, ids: Sequence[int], answers: Sequence[bytes | bytearray]
+    ) -> bytes:
+        """Return the reply to a block status: contexts' numbers, and 32-bit descriptors of each."""
+        parts: list[bytes | bytearray] = []
+        last = len(ids) - 1
+        for number, data in enumerate(answers):
+            done = wire.CHUNK_FLAG_DONE if number == last else 0
+            length = wire.CONTEXT_ID.size + len(data)
+            kind = wire.CHUNK_BLOCK_STATUS
+            parts += (_HEAD.pack(wire.CHUNK_MAGIC, done, kind, cookie, length, ids[number]), data)
+        return b"".join(parts)
 
     def _chunk(self, cookie: int, offset: int, kind: int, length: int, *, done: bool) -> bytes:  # noqa: ARG002
         return wire.pack_chunk(cookie, kind, length, done=done)
@@ -169,6 +197,8 @@ class StructuredReplies(SimpleReplies):
 
 class ExtendedReplies(StructuredReplies):
     """What a client gets that negotiated extended headers: chunks only, with 64-bit lengths."""
+
+    wide: ClassVar[bool] = True
 
     def uniform(
         self, cookie: int, offset: int, length: int, ids: Sequence[int], flags: Sequence[int]

@@ -6,6 +6,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
+from nbexport.block.node import SilentError
 from nbexport.errors import FormatError
 from nbexport.nbd import wire
 from nbexport.nbd.replies import room_for
@@ -65,7 +66,8 @@ def answer(engine: ServerTransmission, request: Request) -> list[Buffer]:
     try:
         return _perform(engine, request)
     except (OSError, FormatError) as error:
-        _log.warning("%s", error)
+        if not isinstance(error, SilentError):
+            _log.warning("%s", error)
         return [engine.error(request, error_number(error), _FAILURES[request.command])]
     except Exception:
         # A fault of ours: the client must get an answer, and the next request may work.

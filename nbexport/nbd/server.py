@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nbexport import heap
 from nbexport.errors import UsageError
-from nbexport.listening import UnixListener, tcp_listeners
+from nbexport.listening import UnixListener, open_unix, tcp_listeners
 from nbexport.nbd.connection import Connection, Settings
 from nbexport.nbd.negotiation import TlsMode
 from nbexport.nbd.profile import QEMU_7_2, Profile
@@ -139,13 +139,13 @@ class NbdServer:
     async def listen_unix(self, path: str) -> None:
         """Accept connections on a unix socket.
 
-        A socket that nobody listens on any more is replaced; nothing else is ever removed.
+        A socket that nobody listens on any more is replaced; nothing else is removed.
 
         Raises:
             UsageError: something else is at the path, or somebody listens there.
             OSError: the socket cannot be made there.
         """
-        listener = UnixListener(path, socket.SOMAXCONN)
+        listener = open_unix(path, socket.SOMAXCONN)
         self._unix.append(listener)
         self._listen(listener.socket)
 
@@ -260,14 +260,18 @@ class NbdServer:
             heap.give_back()
         self._crowd = len(self._connections)
 
-    async def close(self) -> None:
+    async def close(self, *, keep_files: bool = False) -> None:
         """Stop listening, answer what is under way, and end every connection.
 
         A client that has not chosen an export yet is cut at once, one that does not read its
         replies after a while.
+
+        Args:
+            keep_files: leave the files of unix sockets where they are.
         """
-        for listener in self._unix:
-            listener.unlink()
+        if not keep_files:
+            for listener in self._unix:
+                listener.unlink()
         self._unix.clear()
         for task in self._accepting:
             task.cancel()

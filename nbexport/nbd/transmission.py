@@ -24,7 +24,7 @@ from nbexport.nbd.replies import (
 
 if TYPE_CHECKING:
     from nbexport.nbd.contexts import MetaContext
-    from nbexport.nbd.maps import Joint, Piece
+    from nbexport.nbd.maps import Joint, Piece, Window
     from nbexport.nbd.negotiation import Choice
 
 # Command flags beside FUA, which every command takes.
@@ -108,10 +108,13 @@ class ServerTransmission:
         self._joint: Joint | None = None
         self._joint_is_fresh = False
         self._without_joint = 0
+        # The maps of all contexts, likewise.
+        self._windows: list[Window] | None = None
+        self._windows_are_fresh = False
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the client."""
-        self._joint_is_fresh = False
+        self._joint_is_fresh = self._windows_are_fresh = False
         if not (self.closed or self.disconnected):
             self._input += data
 
@@ -344,6 +347,15 @@ class ServerTransmission:
             if flags is not None:
                 ids = self._ids
                 return [self.replies.uniform(request.cookie, start, request.length, ids, flags)]
+        if limit > 1 and request.contexts is None and not self.replies.wide:
+            if not self._windows_are_fresh:
+                self._windows = maps.whole(contexts)
+                self._windows_are_fresh = True
+            told = self._windows and maps.descriptors(self._windows, start, end, limit)
+            if told:
+                answers, most = told
+                self._without_joint += most <= JOINT_EXTENTS
+                return [self.replies.narrow(request.cookie, self._ids, answers)]
         pieces = maps.kept_pieces(contexts, start, end, limit)
         if pieces is None:
             return None

@@ -72,7 +72,12 @@ def qtype(value: Any) -> str:
 
 
 def validate(
-    schema: Schema, kind: Type | None, value: Any, *, release: tuple[int, ...] = NEWEST
+    schema: Schema,
+    kind: Type | None,
+    value: Any,
+    *,
+    release: tuple[int, ...] = NEWEST,
+    name: str | None = None,
 ) -> None:
     """Check a value against a type of a schema.
 
@@ -81,11 +86,12 @@ def validate(
         kind: the type; None is the type without members, that of commands without arguments.
         value: the value.
         release: the release whose error texts are wanted.
+        name: how error texts call the whole value.
 
     Raises:
         CommandError: the value does not fit, in QEMU's words.
     """
-    Visitor(schema, release).run(kind or schema.empty, value)
+    Visitor(schema, release).run(kind or schema.empty, value, name)
 
 
 class Visitor:
@@ -102,13 +108,13 @@ class Visitor:
         # one part for each open container: a member's name, an element's index, or None
         self._path: list[str | int | None] = []
 
-    def run(self, kind: Type, value: Any) -> None:
+    def run(self, kind: Type, value: Any, name: str | None = None) -> None:
         """Visit a whole value.
 
         Raises:
             CommandError: at the first fault, unless `fault` says otherwise.
         """
-        stack = [self._visit(kind, value, None)]
+        stack = [self._visit(kind, value, name)]
         while stack:
             try:
                 stack.append(next(stack[-1]))

@@ -3,7 +3,6 @@
 import pytest
 from peers import peer, run
 
-from nbexport import nbd
 from nbexport.bench import conformance
 from nbexport.bench.conformance import PROGRAMS, compare_monitors, compare_with, sessions
 from nbexport.bench.images import write_scattered
@@ -83,32 +82,3 @@ def test_what_ends_qemu_is_answered(tmp_path, command, arguments, text):
         assert reply == {"error": {"class": "GenericError", "desc": text}}
     if " 7.2" in version:
         assert ask("qemu-storage-daemon", *steps) is None
-
-
-def test_a_part_of_a_cluster_is_data_here_and_zeroes_there(tmp_path):
-    """The bytes and the bitmap are the same; how much of them is known to be zeroes is not."""
-    peer("qemu-storage-daemon")
-    seen = []
-    for target in ("qemu-storage-daemon", "emulated"):
-        image = write_scattered(tmp_path / f"{target}.qcow2", 4 << 20, 0, bitmaps=()).path
-        file = {"driver": "file", "filename": str(image)}
-        with launch(target, "7.2") as machine:
-            address = {"type": "unix", "data": {"path": str(machine.nbd_socket)}}
-            export = {"type": "nbd", "id": "e", "node-name": "n", "name": "e", "writable": True}
-            for command, arguments in (
-                ("blockdev-add", {"driver": "qcow2", "node-name": "n", "file": file}),
-                ("nbd-server-start", {"addr": address}),
-                ("block-export-add", export),
-            ):
-                assert "return" in machine.ask(command, arguments)
-            with nbd.Client.connect(machine.nbd_uri("e")) as client:
-                client.write(128 << 10, b"x" * 4096)
-                client.flush()
-                content = client.read(0, client.export_size)
-                told = client.map()[nbd.BASE_ALLOCATION].total(0)
-            seen.append((content, told))
-    (theirs, their_data), (ours, our_data) = seen
-    assert theirs == ours
-    assert our_data == 64 << 10
-    # where the file system has no holes, there is nothing to tell apart
-    assert their_data in {4096, 64 << 10}

@@ -126,9 +126,8 @@ def test_a_command_line_that_ends_says_the_same(words, folders):
 
 @pytest.mark.parametrize(
     "words",
-    [["-hda", "e.qcow2"], ["-device", "virtio-blk"], ["-vnc", ":0"], ["-incoming", "defer"],
-     ["-monitor", "stdio"], ["-display", "gtk"], ["-snapshot"], ["e.qcow2"],
-     ["-drive", f"{QCOW2},snapshot=on"], ["-chardev", "pty,id=a"], ["-serial", "stdio"]],
+    [["-vnc", ":0"], ["-incoming", "defer"], ["-display", "gtk"], ["-snapshot"], ["-sd", "x"],
+     ["-drive", f"{QCOW2},snapshot=on"], ["-chardev", "pty,id=a"], ["-serial", "pty"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_is_not_emulated_is_refused_by_name(words, folders):
@@ -304,6 +303,20 @@ def test_a_signal_ends_it_and_the_monitor_hears_of_it(tmp_path):
             found.append((told, status, err, (tmp_path / "pid").exists()))
     assert found[1] == found[0]
     assert f"from pid {os.getpid()} (" in found[1][2]
+
+
+def test_a_signal_ends_it_though_nobody_reads_of_it_any_more(tmp_path):
+    for program in programs(tmp_path):
+        process = subprocess.Popen(
+            [program, *NONE, "-qmp", "stdio"], cwd=tmp_path, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        with process:
+            while b'"QMP"' not in process.stdout.readline():
+                pass
+            process.stdout.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIME_LIMIT) == 0
 
 
 def test_a_driver_of_tests_finds_its_other_side(tmp_path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from in_place import make_folder
 from peers import background, peer, qemu_nbd, run
 
 from nbexport.block import FileNode, ImageLockedError, check_image, image_info, locks, open_image
@@ -178,7 +179,7 @@ def test_the_command_has_qemus_option(images):
 def test_an_export_of_ours_holds_what_one_of_qemu_holds(images, name, options):
     files = [file.name for file in images.iterdir() if file.suffix in {".raw", ".qcow2"}]
     with held(images, name, *(() if options else ("-r",))):
-        wait_until(lambda: name != "ext.qcow2" or 203 in locked("data.raw"))
+        wait_until(lambda: name != "ext.qcow2" or locked("data.raw") >= {100, 203})
         wait_until(lambda: name != "top.qcow2" or 203 in locked("base.qcow2"))
         theirs = {file: locked(file) for file in files}
     path = images / "ours.sock"
@@ -189,6 +190,26 @@ def test_an_export_of_ours_holds_what_one_of_qemu_holds(images, name, options):
         done = run("qemu-img", "resize", "-f", form, name, "2M", check=False)
         assert done.returncode == 1
         assert 'Failed to get "' in done.stderr
+
+
+@pytest.mark.parametrize("use", ["none", "reading", "writing"])
+def test_an_external_data_file_is_held_as_by_qemu(images, use):
+    commands = make_folder(images)
+    node = "driver=qcow2,node-name=n,file.driver=file,file.filename=ext.qcow2"
+    words = ["--blockdev", node, "--nbd-server", f"addr.type=unix,addr.path={images}/n.sock"]
+    if use != "none":
+        writable = "on" if use == "writing" else "off"
+        words += ["--export", f"type=nbd,id=e,node-name=n,writable={writable}"]
+    told = []
+    for command in (peer("qemu-storage-daemon"), commands / "qemu-storage-daemon"):
+        pid = images / "pid"
+        with background(command, *words, "--pidfile", pid, cwd=images):
+            wait_until(pid.exists)
+            wait_until(pid.read_text)
+            told.append(locked("data.raw"))
+        pid.unlink(missing_ok=True)
+    assert told[1] == told[0]
+    assert 203 in told[0]
 
 
 def qcow2(name: str, **options) -> dict:

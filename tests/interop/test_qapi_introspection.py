@@ -14,8 +14,12 @@ from nbexport.qmp import QmpClient
 pytestmark = pytest.mark.interop
 
 # narrowed on purpose: only some drivers, actions and types of objects
-DRIVERS, ACTIONS = ("blockdev-add", "transaction")
-NARROWED = (DRIVERS, ACTIONS, "blockdev-reopen", "object-add")
+DRIVERS, ACTIONS, CREATION = ("blockdev-add", "transaction", "blockdev-create")
+DRIVERS_SERVED = (
+    "blkdebug", "compress", "copy-before-write", "copy-on-read", "file", "nbd", "null-aio",
+    "null-co", "preallocate", "qcow2", "raw", "throttle",
+)  # fmt: skip
+NARROWED = (CREATION, DRIVERS, ACTIONS, "blockdev-reopen", "object-add")
 PROGRAMS = ("qemu-system-x86_64", "qemu-storage-daemon")
 
 
@@ -95,7 +99,7 @@ def test_the_drivers_that_are_served_are_described_alike(live):
         ]
         branches = {branch["case"]: branch["type"] for branch in entry["variants"]}
         served = {}
-        for driver in ("file", "qcow2", "raw", "null-co", "null-aio", "nbd", "copy-before-write"):
+        for driver in DRIVERS_SERVED:
             branch = shape.entries[branches[driver]]
             served[driver] = (
                 branch.get("features"),
@@ -115,8 +119,32 @@ def test_the_drivers_that_are_served_are_described_alike(live):
             "file",
             "backing",
             "data-file",
+            "image",
             "target",
         )
+
+    assert pieces(ours) == pieces(theirs)
+
+
+def test_the_images_that_are_made_are_described_alike(live):
+    release, entries, _ = live
+    theirs, ours = Shape(entries), Shape(introspect(load_release(release), release=(7, 2)))
+
+    def pieces(shape):
+        job, options = shape.entries[shape.entries[CREATION]["arg-type"]]["members"]
+        entry = shape.entries[options["type"]]
+        branches = {branch["case"]: branch["type"] for branch in entry["variants"]}
+        served = {}
+        for driver in ("file", "qcow2"):
+            members = shape.entries[branches[driver]]["members"]
+            served[driver] = [
+                # what refers to nodes and drivers is compared by its kind only
+                {**member, "type": None}
+                if member["name"] in {"file", "data-file", "backing-fmt"}
+                else {**member, "type": shape.expand(member["type"])}
+                for member in members
+            ]
+        return job, options["name"], served
 
     assert pieces(ours) == pieces(theirs)
 
@@ -146,7 +174,7 @@ def test_the_objects_that_are_served_are_described_alike(live):
     release, entries, _ = live
     theirs, ours = Shape(entries), Shape(introspect(load_release(release), release=(7, 2)))
     served = [value.name for value in load_release(release).entities["ObjectType"].members]
-    assert len(served) == 7
+    assert len(served) == 8
 
     def pieces(shape):
         entry = shape.entries[shape.entries["object-add"]["arg-type"]]
@@ -163,5 +191,8 @@ def test_our_commands_are_among_theirs(live):
     # The storage daemon has no machine that could stop or take devices.
     assert ours - theirs in (
         set(),
-        {"query-status", "stop", "cont", "device_add", "device_del"},
+        {
+            *("query-status", "stop", "cont", "device_add", "device_del", "system_reset"),
+            *("eject", "human-monitor-command", "block_set_io_throttle"),
+        },
     )

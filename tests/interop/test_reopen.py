@@ -192,6 +192,31 @@ def test_a_child_that_was_described_follows(tmp_path, images):
     both(tmp_path, images, act)
 
 
+def test_a_backing_file_that_was_described_follows(tmp_path, images):
+    def act(it):
+        base = qcow2("b", file("base.qcow2", "bf"))
+        top = qcow2("t", file("top.qcow2", "f"), backing=base)
+        it.add(top)
+        for change in (
+            *({}, {"read-only": True}, {}, {"cache": {"no-flush": True}}, {}),
+            *({"l2-cache-entry-size": 128 << 10}, {"l2-cache-size": MiB, "cache-size": MiB >> 1}),
+            {"backing": {**base, "node-name": "other"}},
+            {"backing": {**base, "driver": "raw"}},
+            *({"backing": {**base, "read-only": False}}, {}, {"backing": None}),
+        ):
+            it.reopen({**top, **change})
+            it.look()
+        it.add(base)
+        it.reopen({**top, "backing": "b"})
+        it.reopen({**base, "read-only": True})
+        it.reopen(top)
+        it.look()
+        it.delete("b", "t", "b")
+
+    told = errors(both(tmp_path, images, act)[0])
+    assert len(told) == 6, told
+
+
 def test_bitmaps_are_stored_and_go_on(tmp_path, images):
     """The way that libvirt makes an image of a chain writable for a moment."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmp_sessions import arguments, bitmaps, exports, nodes, protocol, server, transactions
+from qmp_sessions import arguments, bitmaps, exports, filters, nodes, protocol, server, transactions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 
 SESSIONS: Mapping[str, Sequence[Step]] = {
     f"{module.__name__.rpartition('.')[2]}: {name}": steps
-    for module in (arguments, bitmaps, exports, nodes, protocol, server, transactions)
+    for module in (arguments, bitmaps, exports, filters, nodes, protocol, server, transactions)
     for name, steps in module.SESSIONS.items()
 }

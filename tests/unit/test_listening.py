@@ -53,9 +53,11 @@ def test_anything_else_is_left_alone(path):
 
 def test_a_path_that_the_kernel_cannot_hold_is_refused():
     with pytest.raises(UsageError, match=r"UNIX socket path 'x+' is too long"):
-        UnixListener("x" * 108, 1)
+        UnixListener("x" * 109, 1)
     with pytest.raises(FileNotFoundError):
         UnixListener("none/" + "x" * 102, 1)
+    with pytest.raises(FileNotFoundError):
+        UnixListener("none/" + "x" * 103, 1)
 
 
 def test_a_file_that_took_the_sockets_place_is_kept(path):

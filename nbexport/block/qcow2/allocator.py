@@ -12,6 +12,7 @@ cluster holds is not known: write all of it. Each call is thread safe.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import threading
 from collections import OrderedDict
@@ -29,7 +30,7 @@ from nbexport.units import MiB
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from nbexport.block.file import FileNode
+    from nbexport.block.node import BlockNode
     from nbexport.block.qcow2.header import Header
 
 CACHE_BYTES: Final = 4 * MiB
@@ -56,7 +57,7 @@ class Allocator:
     Source: qcow2 specification, "Host cluster management".
     """
 
-    def __init__(self, file: FileNode, header: Header) -> None:
+    def __init__(self, file: BlockNode, header: Header) -> None:
         self._lock = threading.RLock()
         self._file = file
         self._header = header
@@ -65,13 +66,20 @@ class Allocator:
         self._per_block = self._size * 8 // self._bits
         self._max = (1 << self._bits) - 1
         self._table_offset = header.refcount_table_offset
-        self._table = self._read_words(
-            self._table_offset, header.refcount_table_clusters * self._words
-        ) & np.uint64(layout.REFCOUNT_OFFSET_MASK)
+        file.event("reftable_load")
+        try:
+            self._table = self._read_words(
+                self._table_offset, header.refcount_table_clusters * self._words
+            ) & np.uint64(layout.REFCOUNT_OFFSET_MASK)
+        except OSError as error:
+            reason = os.strerror(error.errno or errno.EIO)
+            text = f"Could not initialize refcount handling: {reason}"
+            raise HostFileError(error.errno, text, file.filename) from error
         self._blocks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._dirty: set[int] = set()
         self._new_entries: set[int] = set()
         self._hint = 0  # below it every cluster is in use
+        self._packed_end = 0  # where the last part of a cluster that was given away ends
         self._fixed, self._l2 = self._metadata()
 
     @property
@@ -90,20 +98,51 @@ class Allocator:
             FormatError: the counts say that metadata is free; the image is corrupt.
             OSError: the file would be too large, or the host failed.
         """
+        self._file.event("cluster_alloc")
         with self._lock:
-            if count == 1 and self._bits >= 8:
-                next_one = self._take_next()
-                if next_one is not None:
-                    return next_one
-            while True:
-                first = self._find(count)
-                blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
-                missing = [index for index in blocks if not self._has_block(index)]
-                if not missing:
-                    break
-                self._make_block(missing[0])  # may take a cluster of the run: look again
-            self._take(first, count)
-            return first * self._size
+            return self._allocate(count)
+
+    def allocate_bytes(self, length: int) -> int:
+        """Return where ``length`` bytes are free, a cluster at the most; they are counted now.
+
+        They follow those that were given away last, if there is room; several may share a cluster,
+        which is counted once for each.
+
+        Raises:
+            FormatError: the counts say that metadata is free; the image is corrupt.
+            OSError: the file would be too large, or the host failed.
+        """
+        self._file.event("cluster_alloc_bytes")
+        with self._lock:
+            offset = self._packed_end
+            free = -offset % self._size
+            if free and not 0 < self.count_of(offset) < self._max:
+                offset = free = 0
+            if free >= length:
+                self._change(offset // self._size, 1, 1)
+            else:
+                cluster = self._allocate(1)
+                if free and offset + free == cluster:
+                    self._change(offset // self._size, 1, 1)
+                else:
+                    offset = cluster
+            self._packed_end = offset + length
+            return offset
+
+    def _allocate(self, count: int) -> int:
+        if count == 1 and self._bits >= 8:
+            next_one = self._take_next()
+            if next_one is not None:
+                return next_one
+        while True:
+            first = self._find(count)
+            blocks = range(first // self._per_block, (first + count - 1) // self._per_block + 1)
+            missing = [index for index in blocks if not self._has_block(index)]
+            if not missing:
+                break
+            self._make_block(missing[0])  # may take a cluster of the run: look again
+        self._take(first, count)
+        return first * self._size
 
     def _take_next(self) -> int | None:
         """Allocate the cluster where the search begins, if it is free and nothing else is to do.
@@ -121,6 +160,7 @@ class Allocator:
         end = (cluster + 1) * self._size
         if end > self._file.size:
             self._file.grow(end)
+        self._file.event("refblock_alloc")
         counts[at] = 1
         self._dirty.add(index)
         self._hint = cluster + 1
@@ -133,6 +173,7 @@ class Allocator:
             FormatError: one of them is not counted at all, or holds a table that the image needs.
             OSError: the host failed.
         """
+        self._file.event("cluster_free")
         with self._lock:
             first = offset // self._size
             low, high = np.searchsorted(self._fixed, [first, first + count])
@@ -147,6 +188,20 @@ class Allocator:
             low, high = np.searchsorted(self._l2, [first, first + count])
             if low < high:  # tables that have moved
                 self._l2 = np.delete(self._l2, np.arange(low, high))
+
+    def replace_table(self, old: tuple[int, int], new: tuple[int, int]) -> None:
+        """Count a table that only the header names no more, and know the one in its place.
+
+        Args:
+            old: offset and clusters of the table that the header no longer names.
+            new: those of the table that it names now.
+        """
+        with self._lock:
+            gone = np.arange(old[1]) + old[0] // self._size
+            taken = np.arange(new[1]) + new[0] // self._size
+            self._fixed = np.union1d(np.setdiff1d(self._fixed, gone), taken)
+            if old[1]:
+                self.free(*old)
 
     def holds_table(self, offset: int, count: int) -> bool:
         """Return whether one of ``count`` clusters from ``offset`` was a table at the beginning."""
@@ -205,6 +260,7 @@ class Allocator:
                 if owner == index or owner not in counted_by
             ]
             for index in sorted(ready or counted_by):
+                self._file.event("refblock_alloc_hookup")
                 self._write(
                     self._table_offset + index * layout.ENTRY_SIZE,
                     int(self._table[index]).to_bytes(layout.ENTRY_SIZE, "big"),
@@ -333,6 +389,7 @@ class Allocator:
         while at < first + count:
             index, begin = divmod(at, self._per_block)
             end = min(self._per_block, begin + first + count - at)
+            self._file.event("refblock_alloc")
             stored = self._block(index)
             _store_counts(stored, self._bits, begin, end, change)
             self._dirty.add(index)
@@ -360,6 +417,7 @@ class Allocator:
                     path=self._file.filename,
                 )
             block = np.zeros(self._size, dtype=np.uint8)
+            self._file.event("refblock_load")
             self._file.read_padded(offset, block.data)
             self._keep(index, block)
         self._blocks.move_to_end(index)
@@ -375,6 +433,8 @@ class Allocator:
             del self._blocks[oldest]
 
     def _write_block(self, index: int) -> None:
+        is_new = index in self._new_entries
+        self._file.event("refblock_alloc_write" if is_new else "refblock_update_part")
         self._write(int(self._table[index]), self._blocks[index].tobytes())
 
     def _make_block(self, index: int) -> None:
@@ -405,6 +465,7 @@ class Allocator:
         far; the first of those blocks counts itself. The old table stays valid until the header
         names the new one.
         """
+        self._file.event("reftable_grow")
         self.flush()
         first = len(self._table) * self._per_block
         blocks = 0
@@ -424,14 +485,17 @@ class Allocator:
         table[len(self._table) + numbers] = (first + numbers) * self._size
         counted = blocks + clusters
         self._file.grow((first + counted) * self._size)
+        self._file.event("refblock_alloc_write_blocks")
         for number in range(blocks):
             block = np.zeros(self._size, dtype=np.uint8)
             here = min(self._per_block, max(0, counted - number * self._per_block))
             _store_counts(block, self._bits, 0, here, np.ones_like)
             self._write((first + number) * self._size, block.tobytes())
         offset = (first + blocks) * self._size
+        self._file.event("refblock_alloc_write_table")
         self._write(offset, table.astype(">u8").tobytes())
         self._file.flush()
+        self._file.event("refblock_alloc_switch_table")
         self._write(_TABLE_FIELDS_OFFSET, _TABLE_FIELDS.pack(offset, clusters))
         self._file.flush()
         old = self._table_offset, len(self._table) // self._words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -83,10 +84,8 @@ def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | N
     Source: qcow2 specification, "Header extensions", "Bitmaps extension".
     """
     head, found = _extensions(file, header)
-    backing, named_at = b"", 0
-    if header.backing_file is not None:
-        named_at, length = _BACKING.unpack_from(head, _BACKING_OFFSET)
-        backing = file.read(named_at, length)
+    named_at, length = _BACKING.unpack_from(head, _BACKING_OFFSET)
+    backing = file.read(named_at, length) if named_at else b""
     kept = [(kind, data) for kind, data in found if kind != layout.EXTENSION_BITMAPS]
     features = _AUTOCLEAR.unpack_from(head, _AUTOCLEAR_OFFSET)[0] & _AUTOCLEAR_KNOWN
     features &= ~layout.AUTOCLEAR_BITMAPS
@@ -95,12 +94,7 @@ def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | N
         data = layout.BITMAPS.pack(place.count, 0, place.directory_size, place.directory_offset)
         kept.append((layout.EXTENSION_BITMAPS, data))
     _AUTOCLEAR.pack_into(head, _AUTOCLEAR_OFFSET, features)
-    parts = [
-        layout.EXTENSION.pack(kind, len(data)) + data.ljust(align_up(len(data), 8), b"\0")
-        for kind, data in kept
-    ]
-    parts.append(layout.EXTENSION.pack(layout.EXTENSION_END, 0))
-    tail = b"".join(parts)
+    tail = _packed(kept)
     moves = False
     if backing:
         moves = named_at != len(head) + len(tail)
@@ -121,6 +115,45 @@ def write_extension(file: BlockNode, header: Header, place: BitmapsExtension | N
         file.flush()
         file.write_from(0, cluster[:SECTOR_SIZE])
     file.flush()
+
+
+def write_backing(file: BlockNode, header: Header, name: str | None, driver: str | None) -> None:
+    """Make the header name another backing file, or none, and flush.
+
+    Args:
+        file: where the image is.
+        header: its header.
+        name: of the backing file.
+        driver: its format.
+
+    Raises:
+        FormatError: the header's cluster has no room for the name.
+        OSError: the host failed.
+
+    Source: qcow2 specification, "Header" and "Header extensions".
+    """
+    head, found = _extensions(file, header)
+    kept = [(kind, data) for kind, data in found if kind != layout.EXTENSION_BACKING_FORMAT]
+    if driver is not None:
+        kept.insert(0, (layout.EXTENSION_BACKING_FORMAT, driver.encode()))
+    backing = b"" if name is None else os.fsencode(name)
+    tail = _packed(kept)
+    at = len(head) + len(tail)
+    if len(backing) > layout.BACKING_NAME_MAX or at + len(backing) > header.cluster_size:
+        raise FormatError("the header's cluster has no room for the name", path=file.filename)
+    _BACKING.pack_into(head, _BACKING_OFFSET, at if backing else 0, len(backing))
+    cluster = bytes(head) + tail + backing
+    file.write_from(0, memoryview(cluster.ljust(header.cluster_size, b"\0")))
+    file.flush()
+
+
+def _packed(extensions: list[tuple[int, bytes]]) -> bytes:
+    """Return extensions as they are stored, with the one that ends them."""
+    parts = [
+        layout.EXTENSION.pack(kind, len(data)) + data.ljust(align_up(len(data), 8), b"\0")
+        for kind, data in extensions
+    ]
+    return b"".join([*parts, layout.EXTENSION.pack(layout.EXTENSION_END, 0)])
 
 
 def _extensions(file: BlockNode, header: Header) -> tuple[bytearray, list[tuple[int, bytes]]]:

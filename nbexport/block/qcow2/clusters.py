@@ -53,6 +53,17 @@ def _inflate_zstd(packed: bytearray, size: int) -> bytes:
     return bytes(data)
 
 
+def deflate(data: bytes, kind: int) -> bytes:
+    """Return what inflates to ``data``, in the image's type of compression; maybe a longer text.
+
+    Source: qcow2 specification, "Header", compression type: raw deflate streams, or zstd frames.
+    """
+    if kind == 0:
+        packer = zlib.compressobj(wbits=layout.INFLATE_WINDOW_BITS, memLevel=layout.DEFLATE_MEMORY)
+        return packer.compress(data) + packer.flush()
+    return zstandard.ZstdCompressor().compress(data)
+
+
 _DECOMPRESS: Final = {0: _inflate_zlib, 1: _inflate_zstd}
 
 
@@ -106,6 +117,7 @@ class ClusterReader:
             part = buffer[begin - offset : stop - offset]
             kind = kinds[at]
             if kind == NORMAL:
+                self._file.event("read_aio")
                 self._data.read_padded(int(hosts[at]) + begin - (first + at) * size, part)
             elif kind == ZERO:
                 fill_zeroes(part)
@@ -139,6 +151,7 @@ class ClusterReader:
         size = self._header.cluster_size
         offset, length = self._tables.compressed_place(entry)
         packed = bytearray(length)  # at most 2 * cluster_size
+        self._file.event("read_compressed")
         self._file.read_padded(offset, memoryview(packed))
         try:
             data = _DECOMPRESS[self._header.compression_type](packed, size)

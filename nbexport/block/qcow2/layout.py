@@ -114,6 +114,7 @@ ALL_ALLOCATED: Final = (1 << SUBCLUSTERS) - 1
 
 # "Compressed Clusters Descriptor"
 COMPRESSED_SECTOR: Final = 512
+DEFLATE_MEMORY: Final = 9  # zlib's most, as QEMU compresses
 INFLATE_WINDOW_BITS: Final = -12  # raw deflate, 4 KiB window
 
 # "Refcount table"

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import enum
+import errno
+import os
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 import numpy as np
 
 from nbexport.block.chain import open_backing_chain, resolve
 from nbexport.block.file import FileNode, open_file
-from nbexport.block.node import ALLOCATED, DAMAGED, DATA, ZERO, BlockNode, fill_zeroes
-from nbexport.block.qcow2 import layout, tables
+from nbexport.block.node import (
+    ALLOCATED,
+    DAMAGED,
+    DATA,
+    ZERO,
+    BlockNode,
+    HostFileError,
+    fill_zeroes,
+)
+from nbexport.block.qcow2 import bitmap_header, layout, tables
 from nbexport.block.qcow2.bitmaps import load_bitmaps
 from nbexport.block.qcow2.clusters import ClusterReader
 from nbexport.block.qcow2.header import Header, read_header
@@ -20,9 +30,10 @@ from nbexport.block.qcow2.refcounts import has_preallocated_metadata
 from nbexport.block.qcow2.snapshots import read_snapshots
 from nbexport.block.qcow2.writer import Writer
 from nbexport.errors import FormatError, UsageError
+from nbexport.units import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
     from numpy.typing import NDArray
 
@@ -35,8 +46,7 @@ _FLAGS[tables.NORMAL] = _FLAGS[tables.COMPRESSED] = DATA | ALLOCATED
 _FLAGS[tables.ZERO] = ZERO | ALLOCATED
 _FLAGS[tables.BAD] = DAMAGED
 
-
-_STATE_ZERO: Final = 2  # of a map of allocation
+_Result = TypeVar("_Result")
 
 
 class _FromHeader(enum.Enum):
@@ -67,6 +77,7 @@ class Qcow2Node(BlockNode):
     """
 
     driver: ClassVar[str] = "qcow2"
+    _orders_flush = True
 
     def __init__(
         self,
@@ -75,12 +86,13 @@ class Qcow2Node(BlockNode):
         *,
         writable: bool = False,
     ) -> None:
-        header = read_header(file)
+        header = _doing("Could not read qcow2 header", lambda: read_header(file))
         super().__init__(file.filename, header.size)
         self.header: Header = header
         self.file: BlockNode = file
+        self.request_max = file.request_max
         self.cluster_size: int = header.cluster_size
-        self._tables = tables.Tables(file, header)
+        self._tables = _doing("Could not read L1 table", lambda: tables.Tables(file, header))
         self.bitmaps = load_bitmaps(file, header)
         self.snapshots = read_snapshots(file, header)
         self._writer: Writer | None = None
@@ -110,6 +122,22 @@ class Qcow2Node(BlockNode):
 
     # Writing
 
+    def change_backing(self, name: str | None, driver: str | None) -> None:
+        """Let the image name another backing file; what answers for it stays as it is.
+
+        Args:
+            name: of the file, None for none.
+            driver: its format.
+
+        Raises:
+            FormatError: the header has no room for the name.
+            OSError: the node is not written, or the host failed.
+        """
+        if self._writer is None:
+            raise self._not_writable()
+        bitmap_header.write_backing(self.file, self.header, name, driver)
+        self.header = replace(self.header, backing_file=name, backing_format=driver)
+
     def begin_writing(self, allocator: Allocator, store: BitmapStore) -> None:
         """Let the node be written from now on, until it is closed.
 
@@ -117,7 +145,6 @@ class Qcow2Node(BlockNode):
             allocator: of the clusters of its file, which is open for writing.
             store: of its bitmaps, which are stored when the node closes.
         """
-        assert isinstance(self.file, FileNode)
         self._writer = Writer(self.file, self.header, self._tables, allocator, self.data_file, self)
         self._store = store
         self.read_only = False
@@ -149,8 +176,14 @@ class Qcow2Node(BlockNode):
         """What changes the stored bitmaps, while the node can be written."""
         return self._store
 
-    def is_known_zero(self, start: int, end: int) -> bool:
-        """Return whether the tables, here and below, say that a range reads as zeroes."""
+    def is_known_zero(self, start: int, end: int, *, fast: bool = False) -> bool:
+        """Return whether the maps, here and below, say that a range reads as zeroes.
+
+        Args:
+            start: first byte.
+            end: behind the last byte.
+            fast: whether holes of files do not count.
+        """
         unit = self.header.unit_size
         first = start // unit
         kinds = self._tables.units(first, -(-end // unit) - first).kinds
@@ -161,7 +194,7 @@ class Qcow2Node(BlockNode):
         for number in np.flatnonzero(kinds == tables.UNALLOCATED).tolist():
             low = max(start, (first + number) * unit)
             high = min(end, (first + number + 1) * unit, self.backing.size)
-            if low < high and not (self.backing.allocation(low, high).flags & _STATE_ZERO).all():
+            if low < high and not self.backing.reads_as_zeroes(low, high, fast=fast):
                 return False
         return True
 
@@ -187,6 +220,70 @@ class Qcow2Node(BlockNode):
         finally:
             self._changed()
 
+    def change_file(self, file: BlockNode) -> None:
+        """Have the same image in another node, which has the same bytes; read only until begun.
+
+        Nobody may use it meanwhile, and it must not be writable.
+        """
+        assert self._writer is None
+        header = read_header(file)
+        with self._map_lock, self._layer_lock:
+            self.file, self.header = file, header
+            self.request_max = file.request_max
+            self._tables = tables.Tables(file, header)
+            self._clusters = ClusterReader(file, header, self._tables, self.data_file)
+            self._answers = {}
+        self._changed()
+
+    def resize(self, size: int) -> None:
+        """Make the disk longer; QEMU also makes it shorter. Nobody may use it meanwhile.
+
+        Raises:
+            OSError: the image cannot be so long, or the host failed; QEMU's text.
+        """
+        if size % SECTOR_SIZE:
+            raise HostFileError(errno.EINVAL, f"The new size must be a multiple of {SECTOR_SIZE}")
+        if self._writer is None:
+            raise HostFileError(errno.EACCES, "Image is read-only", self.filename)
+        if self.header.version < 3 and self.snapshots:
+            text = "Can't resize a v2 image which has snapshots"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        if size < self.size:
+            text = "Making a qcow2 image shorter is not supported by this emulator"
+            raise HostFileError(errno.ENOTSUP, text, self.filename)
+        old, behind = self.size, self.backing
+        self._writer.grow_disk(size)
+        header = read_header(self.file)
+        with self._map_lock, self._layer_lock:
+            self.header, self.size = header, size
+            self._tables = tables.Tables(self.file, header)
+            self._clusters = ClusterReader(self.file, header, self._tables, self.data_file)
+            self._writer = self._writer.reopened(header, self._tables)
+            self._answers = {}
+        self._changed()
+        if behind is not None and behind.size > old:
+            self._write_zeroes(old, size - old, unmap=True, no_fallback=False)
+
+    def preallocate(self) -> Iterator[tuple[int, int]]:
+        """Give every cluster of an empty disk its place; yield offset and length of each run."""
+        assert self._writer is not None
+        yield from self._writer.preallocate(0, self.size)
+        self._changed()
+
+    @property
+    def compresses(self) -> bool:
+        """Whether clusters can be compressed: not those of an external data file."""
+        return self.data_file is None
+
+    def _write_compressed(self, offset: int, data: memoryview) -> None:
+        if not self.compresses:
+            super()._write_compressed(offset, data)
+        assert self._writer is not None
+        try:
+            self._writer.write_compressed(offset, data)
+        finally:
+            self._changed()
+
     def _discard(self, offset: int, length: int) -> None:
         assert self._writer is not None
         try:
@@ -196,7 +293,7 @@ class Qcow2Node(BlockNode):
 
     def _flush(self) -> None:
         assert self._writer is not None
-        self._writer.flush()
+        self._writer.flush(tells=self._steps_to_disk)
 
     def _close_own(self) -> None:
         try:
@@ -279,6 +376,7 @@ class Qcow2Node(BlockNode):
                 if node.backing is None:
                     fill_zeroes(missing)
                 else:
+                    node.tell_file("read_backing_aio")
                     waiting.append((node.backing, begin, missing))
 
     def _status(self, start: int, end: int, *, want_zero: bool) -> Extents:
@@ -343,7 +441,10 @@ class Qcow2Node(BlockNode):
     def _is_preallocated(self) -> bool:
         with self._layer_lock:
             if self._preallocated is None:
-                self._preallocated = has_preallocated_metadata(self.file, self.header)
+                try:
+                    self._preallocated = has_preallocated_metadata(self.file, self.header)
+                except OSError:  # it is only worth knowing
+                    return False
             return self._preallocated
 
     def _with_file_holes(self, layer: Extents, start: int, end: int) -> Extents:
@@ -374,3 +475,12 @@ class Qcow2Node(BlockNode):
 
 def _without_backing(flags: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.where(flags == 0, ZERO, flags).astype(np.uint32)
+
+
+def _doing(what: str, read: Callable[[], _Result]) -> _Result:
+    """Read a part of an image; if the host cannot, QEMU's words say which."""
+    try:
+        return read()
+    except OSError as error:
+        text = f"{what}: {os.strerror(error.errno or errno.EIO)}"
+        raise HostFileError(error.errno, text, error.filename) from error

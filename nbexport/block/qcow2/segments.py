@@ -15,7 +15,7 @@ class Disk(Protocol):
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer with the disk's bytes."""
 
-    def is_known_zero(self, start: int, end: int) -> bool:
+    def is_known_zero(self, start: int, end: int, *, fast: bool = False) -> bool:
         """Return whether the maps say that a range reads as zeroes."""
 
 

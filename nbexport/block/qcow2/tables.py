@@ -31,6 +31,9 @@ ZERO: Final = 2
 COMPRESSED: Final = 3
 BAD: Final = 4  # an entry or a table offset that QEMU calls corruption
 
+_FEW_TABLES: Final = 16
+"""Tables that are looked for in memory; more are read, a run of them at once."""
+
 
 class Units(NamedTuple):
     """What consecutive units of the disk are: clusters, or subclusters where there are any.
@@ -254,6 +257,13 @@ class Tables:
         sectors = (entry >> offset_bits & (1 << extra_bits) - 1) + 1
         return offset, sectors * layout.COMPRESSED_SECTOR - offset % layout.COMPRESSED_SECTOR
 
+    def compressed_word(self, offset: int, length: int) -> int:
+        """Return the descriptor of compressed data; the inverse of `compressed_place`."""
+        offset_bits = 62 - (self._header.cluster_bits - 8)
+        sector = layout.COMPRESSED_SECTOR
+        sectors = (offset + length - 1) // sector - offset // sector
+        return layout.L2_COMPRESSED | sectors << offset_bits | offset
+
     def _runs_of(
         self, indexes: NDArray[np.int64], room: NDArray[np.uint64], *, placed: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
@@ -270,10 +280,15 @@ class Tables:
         # One read for tables that follow each other in the file.
         new = np.flatnonzero((np.diff(offsets) != cluster_size) | ~sound[1:] | ~sound[:-1]) + 1
         edges = [0, *new.tolist(), len(indexes)]
+        held = self._held(indexes)
         for row, end in itertools.pairwise(edges):
-            if sound[row]:
+            if sound[row] and any(table is None for table in held[row:end]):
                 part = data[row * cluster_size : end * cluster_size]
+                self._file.event("l2_load")
                 self._file.read_padded(int(offsets[row]), part)
+        for row, table in enumerate(held):
+            if table is not None:
+                stored[row] = table.reshape(-1)
         pending = self.pending
         for row, index in enumerate(indexes.tolist() if pending else ()):
             if index in pending:
@@ -304,6 +319,13 @@ class Tables:
         lasts = np.append(starts[1:], len(numbers))[: len(starts)] - 1
         return numbers[starts], numbers[lasts] + 1, kinds[starts], hosts[starts]
 
+    def _held(self, indexes: NDArray[np.int64]) -> list[NDArray[np.uint64] | None]:
+        """Return tables that are in memory already, if few are asked for."""
+        if len(indexes) > _FEW_TABLES:
+            return [None] * len(indexes)
+        with self._lock:
+            return [self._cache.get(index) for index in indexes.tolist()]
+
     def _table(self, index: int) -> NDArray[np.uint64]:
         """Return one L2 table, (l2_entries, words of an entry), from the cache if it is there."""
         table = self.pending.get(index)
@@ -321,6 +343,7 @@ class Tables:
                 path=self._file.filename,
             )
         stored = np.zeros(self._header.cluster_size // layout.ENTRY_SIZE, dtype=">u8")
+        self._file.event("l2_load")
         self._file.read_padded(offset, stored.view(np.uint8).data)
         table = stored.astype(np.uint64).reshape(self._header.l2_entries, -1)
         with self._lock:

@@ -11,23 +11,32 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
+import struct
 import threading
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from nbexport.block.node import HostFileError
+from nbexport.block.node import HostFileError, SilentError
 from nbexport.block.qcow2 import layout, tables
+from nbexport.block.qcow2.clusters import deflate
 from nbexport.block.qcow2.segments import Disk, Segment, segments, whole
 from nbexport.units import MiB
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from nbexport.block.file import FileNode
+    from nbexport.block.node import BlockNode
     from nbexport.block.qcow2.allocator import Allocator
     from nbexport.block.qcow2.header import Header
 
+_L1_FIELDS: Final = struct.Struct(">IQ")
+_L1_FIELDS_OFFSET: Final = 36  # l1_size, l1_table_offset
+_SIZE_OFFSET: Final = 24
 PENDING_BYTES: Final = 8 * layout.L2_CACHE_BYTES
 """L2 tables that wait in memory, 512 of 64 KiB; more are flushed."""
 _ZEROES: Final = MiB
@@ -58,7 +67,7 @@ class Writer:
 
     def __init__(
         self,
-        file: FileNode,
+        file: BlockNode,
         header: Header,
         known: tables.Tables,
         allocator: Allocator,
@@ -71,7 +80,7 @@ class Writer:
         self._tables = known
         self._allocator = allocator
         self._external = data
-        self._data = file if data is None else data
+        self._data: BlockNode = file if data is None else data
         self._disk = disk
         self._size = header.cluster_size
         self._span = header.l2_entries * self._size
@@ -100,6 +109,44 @@ class Writer:
                     self._write_subclusters(part, piece)
                 else:
                     self._write_clusters(part, piece)
+            self._bound_memory()
+
+    def write_compressed(self, offset: int, data: memoryview) -> None:
+        """Store whole clusters, each compressed if that makes it shorter.
+
+        Raises:
+            FormatError: the tables are damaged here.
+            OSError: a part is not a whole cluster, the clusters hold data already, or the host
+                failed.
+        """
+        end = offset + len(data)
+        cut = end % self._size and end != self._header.size
+        if offset % self._size or cut:
+            text = f"{self._file.filename}: only whole clusters are compressed"
+            raise HostFileError(errno.EINVAL, text, self._file.filename)
+        for at in range(0, len(data), self._size):
+            self._write_packed(offset + at, data[at : at + self._size])
+
+    def _write_packed(self, guest: int, data: memoryview) -> None:
+        padded = bytes(data) + bytes(self._size - len(data))
+        packed = deflate(padded, self._header.compression_type)
+        if len(packed) >= self._size:
+            self.write(guest, data)
+            return
+        index, entry = divmod(guest // self._size, self._header.l2_entries)
+        with self.lock:
+            if int(self._tables.entries(index)[entry, 0]) & layout.L2_OFFSET_MASK:
+                text = f"{self._file.filename}: offset {guest} holds data, and is not compressed"
+                raise SilentError(errno.EIO, text, self._file.filename)
+            self._own(index)
+            host = self._allocator.allocate_bytes(len(packed))
+            self._file.event("l2_update_compressed")
+            table = self._change(index)
+            table[entry] = 0
+            table[entry, 0] = self._tables.compressed_word(host, len(packed))
+            self._file.event("write_compressed")
+            self._file.write_from(host, memoryview(packed))
+            self._tables.put(index, table)
             self._bound_memory()
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool, no_fallback: bool) -> None:
@@ -157,14 +204,70 @@ class Writer:
         kinds = self._tables.units(offset // self._header.unit_size, 1).kinds
         return bool(kinds[0] == tables.COMPRESSED)
 
-    def _is_zero(self, start: int, end: int) -> bool:
-        return start >= end or self._disk.is_known_zero(start, end)
+    def _is_zero(self, start: int, end: int, *, fast: bool = False) -> bool:
+        return start >= end or self._disk.is_known_zero(start, end, fast=fast)
 
     def _is_free(self, start: int, end: int) -> bool:
         """Return whether the units of a range hold no data of this image."""
         unit = self._header.unit_size
         kinds = self._tables.units(start // unit, -(-end // unit) - start // unit).kinds
         return bool(((kinds == tables.UNALLOCATED) | (kinds == tables.ZERO)).all())
+
+    def grow_disk(self, size: int) -> None:
+        """Let the header tell a longer disk, with an L1 table that is long enough.
+
+        Raises:
+            OSError: the table would be too long, or the host failed; QEMU's text.
+        """
+        entries = -(-size // self._span)
+        length = entries * layout.ENTRY_SIZE
+        if length > layout.L1_TABLE_MAX:
+            text = f"Failed to grow the L1 table: {os.strerror(errno.EFBIG)}"
+            raise HostFileError(errno.EFBIG, text, self._file.filename)
+        with self.lock:
+            self.flush()
+            header = self._header
+            old = header.l1_table_offset, -(-header.l1_size * layout.ENTRY_SIZE // self._size)
+            if entries > header.l1_size:
+                self._file.event("l1_grow_alloc_table")
+                clusters = -(-length // self._size)
+                offset = self._allocator.allocate(clusters)
+                table = memoryview(bytearray(clusters * self._size))
+                used = header.l1_size * layout.ENTRY_SIZE
+                self._file.read_padded(old[0], table[:used])
+                self._file.event("l1_grow_write_table")
+                self._file.write_from(offset, table)
+                self._allocator.flush()
+                self._file.event("l1_grow_activate_table")
+                fields = _L1_FIELDS.pack(entries, offset)
+                self._file.write_from(_L1_FIELDS_OFFSET, memoryview(fields))
+                self._allocator.replace_table(old, (offset, clusters))
+            self._file.write_from(_SIZE_OFFSET, memoryview(size.to_bytes(8, "big")))
+            self._allocator.flush()
+
+    def reopened(self, header: Header, known: tables.Tables) -> Writer:
+        """Return a writer of the same image as it is now; this one is not used any more."""
+        return Writer(self._file, header, known, self._allocator, self._external, self._disk)
+
+    def preallocate(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Give places to clusters of a range that has none, and yield offset and length of each.
+
+        What the places hold is not told; without subclusters it is what the disk reads as.
+        """
+        for part in self._segments(start, end):
+            count = part.last - part.first
+            with self.lock:
+                self._own(part.table)
+                if self._external is not None:
+                    host = part.table * self._span + part.first * self._size
+                else:
+                    host = self._allocator.allocate(count)
+                table = self._change(part.table)
+                hosts = (host + np.arange(count) * self._size).astype(np.uint64)
+                table[part.first : part.last, 0] = hosts | _COPIED
+                self._tables.put(part.table, table)
+                self._bound_memory()
+            yield host, count * self._size
 
     def discard(self, offset: int, length: int) -> None:
         """Give back the clusters that lie wholly in a range, which then reads as zeroes."""
@@ -178,30 +281,38 @@ class Writer:
                 self._drop(part)
             self._bound_memory()
 
-    def flush(self) -> None:
+    def flush(self, *, tells: bool = False) -> None:
         """Make durable what was written.
+
+        Args:
+            tells: whether the file is to hear of the step that does so.
 
         Raises:
             OSError: the host failed.
         """
         with self.lock:
+            event = "flush_to_disk" if tells else ""
             if self._external is not None:
                 self._external.flush()
             pending = self._tables.pending
             if not (pending or self._l1_changed or self._to_free):
+                self._file.event(event)
                 self._allocator.flush()
                 return
             self._allocator.flush()
             for index in sorted(pending):
+                self._file.event("l2_update")
                 stored = pending[index].astype(">u8").tobytes()
                 self._file.write_from(self._tables.offset_of(index), memoryview(stored))
             if self._l1_changed:
                 self._file.flush()
                 for index in sorted(self._l1_changed):
+                    self._file.event("l1_update")
                     entry = self._tables.offset_of(index) | layout.COPIED
                     at = self._header.l1_table_offset + index * layout.ENTRY_SIZE
                     self._file.write_from(at, memoryview(entry.to_bytes(8, "big")))
                 self._l1_changed.clear()
+            self._file.event(event)
             self._file.flush()
             self._tables.settle()
             self._give_back()
@@ -265,13 +376,14 @@ class Writer:
         word = int(table[entry, 0])
         host = word & layout.L2_OFFSET_MASK
         if word == host | layout.COPIED and host and host % self._size == 0:
+            self._file.event("write_aio")
             self._file.write_from(host + inside, data)
             return True
         if word:
             return False
+        self._own(index)
         host = self._allocator.allocate(1)
-        filled = self._filled(cluster * self._size, self._size, offset, data)
-        self._file.write_from(host, filled)
+        self._store(host, cluster * self._size, self._size, offset, data)
         table = self._change(index)
         table[entry, 0] = host | layout.COPIED
         self._tables.put(index, table)
@@ -295,6 +407,7 @@ class Writer:
             piece = data[start - part.start : end - part.start]
             if mine[at]:
                 inside = start - (base + at * self._size)
+                self._file.event("write_aio")
                 self._data.write_from(int(hosts[at]) + inside, piece)
             else:
                 self._write_new(part, at, to, start, piece)
@@ -303,8 +416,9 @@ class Writer:
         """Write entries ``[at, to)`` of a segment to clusters that nobody else has."""
         guest = part.table * self._span + (part.first + at) * self._size
         count = to - at
+        self._own(part.table)
         host = guest if self._external is not None else self._allocator.allocate(count)
-        self._store(host, self._filled(guest, count * self._size, start, piece))
+        self._store(host, guest, count * self._size, start, piece)
         table = self._change(part.table)
         entries = slice(part.first + at, part.first + to)
         old = table[entries, 0].copy()
@@ -312,12 +426,48 @@ class Writer:
         self._tables.put(part.table, table)
         self._release(old)
 
-    def _store(self, host: int, buffer: memoryview) -> None:
-        """Write what clusters hold; an external data file ends where the disk does."""
-        if self._external is not None:
-            buffer = buffer[: self._header.size - host]
-            self._external.grow(host + len(buffer))
-        self._data.write_from(host, buffer)
+    def _store(self, host: int, guest: int, length: int, start: int, piece: memoryview) -> None:
+        """Write a part of a range of the disk to where the whole range is to be.
+
+        What is around the part comes from where it was; if that is known to read as zeroes, it is
+        zeroed, where the host can do so without writing.
+
+        Args:
+            host: where in the file.
+            guest: first byte of the range.
+            length: of the range.
+            start: first byte of the part.
+            piece: the part.
+        """
+        end = min(guest + length, self._header.size)
+        if self._external is not None:  # it ends where the disk does
+            length = end - guest
+            self._external.grow(host + length)
+        if len(piece) < length:
+            around = ((guest, start), (start + len(piece), end))
+            if all(self._is_zero(*part, fast=True) for part in around) and self._zeroed(
+                host, length
+            ):
+                host += start - guest
+            else:
+                piece = self._filled(guest, length, start, piece)
+                self._file.event("write_aio")
+                self._file.event("cow_write")
+                self._data.write_from(host, piece)
+                return
+        self._file.event("write_aio")
+        self._data.write_from(host, piece)
+
+    def _zeroed(self, host: int, length: int) -> bool:
+        """Let a new range of the file read as zeroes, and return whether that needs no writing."""
+        self._file.event("cluster_alloc_space")
+        try:
+            self._data.write_zeroes(host, length, unmap=False, no_fallback=True)
+        except OSError as error:
+            if error.errno not in {errno.ENOTSUP, errno.EAGAIN}:
+                raise
+            return False
+        return True
 
     def _filled(self, guest: int, length: int, start: int, piece: memoryview) -> memoryview:
         """Return what a range of the disk holds once ``piece`` is written at ``start``."""
@@ -333,6 +483,7 @@ class Writer:
     def _copy_old(self, offset: int, buffer: memoryview) -> None:
         inside = max(0, min(len(buffer), self._header.size - offset))
         if inside:
+            self._file.event("cow_read")
             self._disk.read_into(offset, buffer[:inside])
 
     def _release(self, words: NDArray[np.uint64], *, discard: bool = False) -> None:
@@ -448,6 +599,7 @@ class Writer:
             low = start if allocated >> first & 1 else guest + first * unit
             high = end if allocated >> (last - 1) & 1 else guest + last * unit
         else:
+            self._own(part.table)
             host = guest if self._external is not None else self._allocator.allocate(1)
             if packed:
                 first, last, bits = 0, layout.SUBCLUSTERS, 0
@@ -457,7 +609,7 @@ class Writer:
                 last = max(last, allocated.bit_length())
             low, high = guest + first * unit, guest + last * unit
         touched = (1 << last) - (1 << first)
-        self._store(host + low - guest, self._filled(low, high - low, start, piece))
+        self._store(host + low - guest, low, high - low, start, piece)
         zero = bits >> layout.SUBCLUSTERS & ~touched
         allocated = (bits | touched) & layout.ALL_ALLOCATED
         new = (host | layout.COPIED, zero << layout.SUBCLUSTERS | allocated)
@@ -469,6 +621,11 @@ class Writer:
             self._release(np.array([word], dtype=np.uint64))
 
     # Tables
+
+    def _own(self, index: int) -> None:
+        """Let an L2 table have a place of its own, before the clusters that it will name."""
+        if not self._own_table[index]:
+            self._change(index)
 
     def _change(self, index: int) -> NDArray[np.uint64]:
         """Return a copy of an L2 table to change, which has a place of its own in the file."""

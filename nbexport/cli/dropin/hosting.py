@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 RELEASE_VARIABLE = "NBEXPORT_RELEASE"
 """The environment variable that names the release to behave as."""
@@ -54,10 +55,11 @@ class Reporter:
         self.place = ""
 
     def tell(self, text: str) -> None:
-        """Tell something, with the place."""
+        """Tell something, with the place; nobody may be there to read it."""
         where = f"{self._program}: {self.place}: " if self.place else f"{self._program}: "
-        sys.stderr.write(f"{where}{text}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{where}{text}\n")
+            sys.stderr.flush()
 
     def fail(self, text: str) -> StopError:
         """Tell an error, and return what ends the program."""
@@ -99,6 +101,14 @@ def print_version(program: str, reporter: Reporter) -> None:
     except UsageError as error:
         raise reporter.fail(str(error)) from error
     sys.stdout.write(f"{program} version {version} (nbexport)\n{PROJECT_LINES}\n")
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once: to take the interpreter down takes longer than all before."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 class Background:

@@ -9,6 +9,7 @@ Source: qemu-nbd(8).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -300,12 +301,8 @@ def check(wanted: Wanted, activated: int) -> None:
         raise StopError("--tls-authz is not permitted without --tls-creds")
     elif wanted.tls_hostname is not None:
         raise StopError("--tls-hostname is not permitted without --tls-creds")
-    if wanted.selinux_label is not None:
-        if wanted.socket is None and wanted.device is None:
-            raise StopError("--selinux-label is not permitted without --socket")
-        raise StopError(
-            f"Cannot set SELinux socket create context to {wanted.selinux_label}: Invalid argument"
-        )
+    if wanted.selinux_label is not None and wanted.socket is None and wanted.device is None:
+        raise StopError("--selinux-label is not permitted without --socket")
 
 
 def _check_activation(wanted: Wanted, activated: int) -> None:
@@ -394,12 +391,23 @@ def run(argv: Sequence[str]) -> int:
 
             disconnect(wanted.operands[0])
             return 0
-        from nbexport.cli.dropin.nbd_serve import serve  # noqa: PLC0415
-
-        return serve(wanted)
+        return _serve(wanted)
     except StopError as error:
         report(wanted, error)
         return 1
+
+
+def _serve(wanted: Wanted) -> int:
+    from nbexport.cli.dropin import early  # noqa: PLC0415 - the others need no socket
+
+    with contextlib.ExitStack() as stack:
+        if wanted.socket is not None and not (
+            wanted.fork or wanted.device is not None or wanted.selinux_label is not None
+        ):
+            stack.enter_context(early.server(wanted.socket))
+        from nbexport.cli.dropin.nbd_serve import serve  # noqa: PLC0415 - takes long
+
+        return serve(wanted)
 
 
 def report(wanted: Wanted, error: Any) -> None:
@@ -418,4 +426,6 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    sys.exit(status)
+    # To take the interpreter down takes longer than all that went before; nothing is left to do.
+    sys.stderr.flush()
+    os._exit(status)

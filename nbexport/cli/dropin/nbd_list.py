@@ -30,7 +30,7 @@ def print_list(wanted: Wanted) -> None:
         if len(os.fsencode(wanted.socket)) > UNIX_PATH_MAX:
             raise StopError(
                 f"UNIX socket path '{wanted.socket}' is too long",
-                f"Path must be less than {UNIX_PATH_MAX + 1} bytes",
+                f"Path must be less than {UNIX_PATH_MAX} bytes",
             )
         uri = NbdUri(socket=wanted.socket)
     else:

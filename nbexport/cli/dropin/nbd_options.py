@@ -25,8 +25,7 @@ OPTIONS = (
     Option("port", "p", "PORT", "TCP port to listen at (default 10809)", _CONNECTION),
     Option(
         "socket", "k", "PATH", "unix socket to listen at", _CONNECTION, "differs",
-        "a socket on which another process listens is not replaced; one that we made is removed "
-        "when the image cannot be opened",
+        "at the end a socket that another program has put in its place stays",
     ),
     Option("offset", "o", "BYTES", "where in the image the export begins", _PART),
     Option("read-only", "r", "", "let nobody write", _IMAGE),
@@ -42,8 +41,7 @@ OPTIONS = (
     ),
     Option("list", "L", "", "tell what another server exports", _GENERAL),
     Option(
-        "snapshot", "s", "", "write to a temporary overlay instead of FILE", _IMAGE, "refused",
-        "there is no temporary overlay; export one that was made before",
+        "snapshot", "s", "", "write to a temporary overlay instead of FILE", _IMAGE,
     ),
     Option("load-snapshot", "l", "SNAPSHOT", "export an internal snapshot: its id or name, or "
            "snapshot.id=ID,snapshot.name=NAME; implies -r", _IMAGE),
@@ -62,7 +60,8 @@ OPTIONS = (
     Option("shared", "e", "NUMBER", "clients at a time (default 1; 0 is no limit)", _CONNECTION),
     Option(
         "format", "f", "FORMAT", "format of the image; without it, it is guessed", _IMAGE,
-        "differs", "raw, qcow2, file, host_device, nbd, null-co, null-aio and copy-before-write",
+        "differs", "raw, qcow2, file, host_device, nbd, null-co, null-aio, blkdebug, throttle, "
+        "copy-on-read, compress, preallocate, snapshot-access and copy-before-write",
     ),
     Option("persistent", "t", "", "do not end with the last client", _CONNECTION),
     Option(
@@ -72,7 +71,8 @@ OPTIONS = (
     Option(
         "object", "", "TYPE,id=ID,...", "make an object: a secret, TLS credentials or an "
         "authorization", _GENERAL, "differs",
-        "authz-list, authz-simple, iothread, secret, tls-creds-anon, tls-creds-psk, tls-creds-x509",
+        "authz-list, authz-simple, iothread, secret, throttle-group, tls-creds-anon, "
+        "tls-creds-psk, tls-creds-x509",
     ),
     Option("export-name", "x", "NAME", "name of the export (default is empty)", _CONNECTION),
     Option("description", "D", "TEXT", "text beside the export's name", _CONNECTION),
@@ -87,8 +87,8 @@ OPTIONS = (
     Option("fork", "", "", "return once the server is ready", _GENERAL),
     Option("pid-file", "", "PATH", "write the number of the server's process there", _GENERAL),
     Option(
-        "selinux-label", "", "LABEL", "label of the listening socket", _GENERAL, "refused",
-        "as a qemu-nbd that was built without SELinux",
+        "selinux-label", "", "LABEL", "label of the listening socket", _GENERAL, "differs",
+        "tried on machines without SELinux only",
     ),
     Option(
         "handshake-limit", "", "SECONDS", "how long a client may take to choose an export "

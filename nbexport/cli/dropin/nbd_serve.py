@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
 import signal
 import socket
@@ -20,12 +22,15 @@ from nbexport.emulator import addresses, permissions
 from nbexport.emulator.graph import Graph, Node
 from nbexport.emulator.imageopts import ImageOpener, split_options
 from nbexport.emulator.nbd_exports import find_bitmap, make_export, use
+from nbexport.emulator.overlay import put_overlay
 from nbexport.emulator.release import Release
 from nbexport.errors import CommandError, FormatError, NbexportError
 from nbexport.listening import UNIX_PATH_MAX
 from nbexport.units import SECTOR_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nbexport.cli.dropin.nbd import Wanted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -101,14 +106,18 @@ class _Server:
             tls=tls,
             on_gone=lambda chosen: self._gone(server, chosen=chosen),
         )
+        begun = False
         try:
             await self._listen(server)
             # Nobody is accepted before the next turn of the loop, and then there is an export.
             server.add(self._export(self._open()))
             await self._ready(loop)
+            begun = True
             await self._stop.wait()
         finally:
-            await server.close()
+            self._process.graph.lift_limits()
+            # One that could not begin leaves its socket's file where it is, as QEMU's does.
+            await server.close(keep_files=not begun)
             if self._device_work is not None:
                 # Its client is gone; what the kernel said of the device decides the status.
                 await asyncio.wait({self._device_work}, timeout=_DEVICE_SECONDS)
@@ -167,12 +176,13 @@ class _Server:
             if len(os.fsencode(wanted.socket)) > UNIX_PATH_MAX:
                 raise StopError(
                     f"UNIX socket path '{wanted.socket}' is too long",
-                    f"Path must be less than {UNIX_PATH_MAX + 1} bytes",
+                    f"Path must be less than {UNIX_PATH_MAX} bytes",
                 )
         else:
             host, port = wanted.bind or "0.0.0.0", wanted.port or PORT  # noqa: S104 - qemu-nbd's
             address = {"type": "inet", "data": {"host": host, "port": port}}
-        await addresses.listen(server, address, passes_files=False)
+        with _labelled(wanted.selinux_label):
+            await addresses.listen(server, address, passes_files=False)
 
     def _tls(self) -> Any:
         wanted = self._wanted
@@ -190,10 +200,6 @@ class _Server:
         process = self._process
         name = wanted.operands[0]
         writable = not wanted.read_only
-        if wanted.snapshot:
-            raise StopError(
-                "-s is not supported: make an overlay by qemu-img create -b, and export that"
-            )
         if wanted.image_opts and wanted.format is not None:
             raise StopError("--image-opts and -f are mutually exclusive")
         opener = ImageOpener(process.release, process.graph, wanted.objects, wanted.warn)
@@ -209,12 +215,15 @@ class _Server:
             "cache.no-flush": wanted.cache == "unsafe",
         }
         options = {key: value for key, value in defaults.items() if key not in options} | options
+        over = None
+        if wanted.snapshot:
+            over = functools.partial(put_overlay, writable=writable, unmap=wanted.unmaps)
         try:
-            node = opener.open(filename, options, writable=writable, aio=wanted.aio)
+            node = opener.open(filename, options, writable=writable, aio=wanted.aio, over=over)
         except CommandError as error:
             raise StopError(*_split(f"Failed to blk_new_open '{name}': {error}")) from error
         if wanted.offset:
-            node = opener.part(node, wanted.offset, writable=writable)
+            node = opener.part(node, wanted.offset, writable=writable, over=over)
         if wanted.loads:
             self._load_snapshot(node)
         return node
@@ -274,6 +283,36 @@ class _Server:
                 node.close()
             except (FormatError, OSError) as error:
                 print(f"{self._wanted.name}: {error}", file=sys.stderr)  # noqa: T201
+
+
+@contextlib.contextmanager
+def _labelled(label: str | None) -> Iterator[None]:
+    """Let the kernel give a label to the sockets that this thread makes meanwhile.
+
+    Raises:
+        StopError: it does not; most often there is no SELinux.
+    """
+    if label is None:
+        yield
+        return
+    try:
+        _next_label(label.encode("utf-8", "surrogateescape") + b"\0")
+    except OSError as error:
+        raise StopError(
+            f"Cannot set SELinux socket create context to {label}: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        _next_label(b"")
+
+
+def _next_label(label: bytes) -> None:
+    fd = os.open("/proc/thread-self/attr/sockcreate", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(fd, label)
+    finally:
+        os.close(fd)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -19,10 +19,10 @@ from nbexport.cli.dropin.hosting import (
     StopError,
     version_numbers,
 )
-from nbexport.cli.dropin.optionlist import CHARDEV_KINDS, HelpWantedError
 from nbexport.emulator.chardevs import Chardevs
 from nbexport.emulator.host import make_monitor
 from nbexport.emulator.machine import Machine
+from nbexport.emulator.optionlist import CHARDEV_KINDS, HelpWantedError
 from nbexport.emulator.release import Release
 from nbexport.emulator.startup import Startup
 from nbexport.errors import NbexportError
@@ -57,6 +57,8 @@ class Host:
     ) -> None:
         self.reporter = reporter
         self.machine = Machine(Release.parse(version_numbers()[0]), program=program)
+        # QEMU's programs end without a look at it; who waits for its end removes the file himself.
+        self.machine.leaves_sockets = True
         self.monitors = make_monitor(self.machine, policy=policy, abort=os.abort)
         self.devices = Chardevs(self._told, daemon=behind is not None)
         self.startup = Startup(self.machine, self.monitors, self.devices)
@@ -124,18 +126,22 @@ class Host:
         self._told(f"terminating on signal {number}{whence}", info=False)
 
     async def _leave(self) -> None:
-        await self.machine.stop_nbd_server()
+        await self.machine.stop_nbd_server(ending=True)
         await self.machine.jobs.end_all()
         self.monitors.request_close()
 
-    async def close(self) -> None:
-        """End everything, and leave nothing behind."""
+    async def close(self, *, failed: bool = False) -> None:
+        """End everything, and leave nothing behind but sockets' files where QEMU does.
+
+        Args:
+            failed: whether an option was wrong, so that clients have never been served.
+        """
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.machine.close()
         await self.monitors.close()
-        await self.startup.close()
+        await self.startup.close(keep_files=failed)
         if self._pid_file is not None:
             self._pid_file.remove()
 
@@ -188,6 +194,7 @@ async def _run(
         host = Host(program, reporter, policy=policy, behind=behind)
     except NbexportError as error:
         raise reporter.fail(str(error)) from error
+    failed = False
     try:
         await act(host)
         host.startup.serve()
@@ -198,8 +205,11 @@ async def _run(
         await host.monitors.wait_requested()
     except asyncio.CancelledError:
         raise StopError(0) from None
+    except StopError:
+        failed = True
+        raise
     finally:
-        await host.close()
+        await host.close(failed=failed)
 
 
 def _whole(error: Exception) -> str:

@@ -17,6 +17,7 @@ from nbexport.cli.dropin.hosting import (
     Reporter,
     StopError,
     hold_signals,
+    leave,
     print_version,
     program_name,
 )
@@ -30,7 +31,8 @@ PROGRAM = "qemu-storage-daemon"
 
 OPTIONS = (
     Option("blockdev", "", "OPTIONS", "open a block node", "Options", "differs",
-           "drivers raw, qcow2, file, nbd, null-co, null-aio and copy-before-write"),
+           "drivers raw, qcow2, file, nbd, null-co, null-aio, blkdebug, throttle, copy-on-read, "
+           "compress, preallocate, snapshot-access and copy-before-write"),
     Option("chardev", "", "OPTIONS", "open a character device", "Options", "differs",
            "socket (unix, TCP, fd), stdio and null; without TLS, telnet, websocket, log and mux"),
     Option("daemonize", "", "", "go into the background once all is there", "Options"),
@@ -39,9 +41,10 @@ OPTIONS = (
     Option("help", "h", "", "print this help", "Options", "differs", "in our words"),
     Option("monitor", "", "OPTIONS", "put a QMP monitor on a character device", "Options"),
     Option("nbd-server", "", "OPTIONS", "listen for NBD clients", "Options", "differs",
-           "a socket on which another process listens is not replaced"),
+           "nbd-server-stop leaves a socket that another program has put in its place"),
     Option("object", "", "OPTIONS", "make an object", "Options", "differs",
-           "authz-list, authz-simple, iothread, secret, tls-creds-anon, -psk and -x509"),
+           "authz-list, authz-simple, iothread, secret, throttle-group, tls-creds-anon, -psk and "
+           "-x509"),
     Option("pidfile", "", "PATH", "write the process's id to a file while it runs", "Options"),
     Option("trace", "T", "OPTIONS", "nothing is traced", "Options", "differs",
            "accepted as a hint; events are not known, so that none is missed"),
@@ -82,7 +85,8 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         _main(sys.argv[1:] if words is None else words, reporter)
     except StopError as stop:
-        sys.exit(stop.status)
+        leave(stop.status)
+    leave(0)
 
 
 def _main(words: Sequence[str], reporter: Reporter) -> None:
@@ -125,6 +129,13 @@ def _print_help() -> None:
 
 def _run(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
     hold_signals()
+    from nbexport.cli.dropin import early  # noqa: PLC0415 - late, as all here
+
+    with early.monitors((word.name, word.value) for word in given):
+        _start(given, reporter, behind)
+
+
+def _start(given: Sequence[Word], reporter: Reporter, behind: Background | None) -> None:
     from nbexport.cli.dropin import running  # noqa: PLC0415 - late, as all here
 
     async def act(host: running.Host) -> None:
@@ -143,7 +154,7 @@ def _run(given: Sequence[Word], reporter: Reporter, behind: Background | None) -
 
 async def _act(host: Host, word: Word) -> None:
     """Act on one option."""
-    from nbexport.cli.dropin import optionlist  # noqa: PLC0415 - late, as all here
+    from nbexport.emulator import optionlist  # noqa: PLC0415 - late, as all here
 
     startup = host.startup
     if not word.name:

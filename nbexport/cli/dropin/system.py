@@ -19,6 +19,7 @@ from nbexport.cli.dropin.hosting import (
     Reporter,
     StopError,
     hold_signals,
+    leave,
     print_version,
     program_name,
 )
@@ -26,6 +27,7 @@ from nbexport.cli.dropin.system_options import BY_NAME, OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from nbexport.cli.dropin.running import Host
     from nbexport.qmp import CompatPolicy
@@ -38,7 +40,7 @@ class Wanted:
     """What a command line asks for.
 
     Attributes:
-        machine: the machine's type, None if none is named.
+        machine: the kind of board, None if none is named.
         bare: whether ``-nodefaults`` is given.
         stopped: whether the machine does not run at first.
         on_console: whether ``-nographic`` is given.
@@ -46,10 +48,11 @@ class Wanted:
         pid_file: where to write the process's id.
         policy: what is done about deprecated and unstable interfaces.
         objects: places and descriptions, checked.
-        devices: places and options of character devices.
+        chardevs: places and options of character devices.
         blocks: places, kinds and options of nodes and drives.
         monitors: places and options of monitors.
         tests: places and ids of the devices of ``-qtest``.
+        devices: places and options of devices, and whether these are JSON.
     """
 
     machine: str | None = None
@@ -60,10 +63,11 @@ class Wanted:
     pid_file: str = ""
     policy: CompatPolicy | None = None
     objects: list[tuple[str, str]] = field(default_factory=list)
-    devices: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    chardevs: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     blocks: list[tuple[str, str, str]] = field(default_factory=list)
     monitors: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     tests: list[tuple[str, str]] = field(default_factory=list)
+    devices: list[tuple[str, dict[str, Any], bool]] = field(default_factory=list)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -72,7 +76,8 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         _main(sys.argv[1:] if words is None else words, reporter)
     except StopError as stop:
-        sys.exit(stop.status)
+        leave(stop.status)
+    leave(0)
 
 
 def _main(words: Sequence[str], reporter: Reporter) -> None:
@@ -88,6 +93,13 @@ def _main(words: Sequence[str], reporter: Reporter) -> None:
         if word.name not in {"S", "nodefaults", "nographic"}:
             break
     hold_signals()
+    from nbexport.cli.dropin import early  # noqa: PLC0415 - whoever asks for help needs no socket
+
+    with early.monitors((word.name, word.value) for word in given):
+        _start(given, reporter)
+
+
+def _start(given: Sequence[Word], reporter: Reporter) -> None:
     from nbexport.cli.dropin.system_reading import Reader  # noqa: PLC0415 - imports the emulator
 
     wanted = Wanted()
@@ -147,10 +159,13 @@ def _print_help() -> None:
 
 async def _make(host: Host, wanted: Wanted) -> None:
     """Make what the command line describes, in QEMU's order."""
-    from nbexport.cli.dropin.optionlist import Group  # noqa: PLC0415 - late
     from nbexport.cli.dropin.qtest import serve  # noqa: PLC0415 - late
+    from nbexport.emulator import plugging  # noqa: PLC0415 - late
+    from nbexport.emulator.board import Board  # noqa: PLC0415 - late
     from nbexport.emulator.disks import Drives  # noqa: PLC0415 - late
+    from nbexport.emulator.optionlist import Group  # noqa: PLC0415 - late
 
+    host.machine.board = Board(wanted.machine or "pc")
     host.machine.running = host.machine.started = not wanted.stopped
     if wanted.pid_file:
         host.write_pid(wanted.pid_file)
@@ -158,17 +173,27 @@ async def _make(host: Host, wanted: Wanted) -> None:
     for place, text in wanted.objects:
         with host.at(place):
             await host.startup.object(text)
-    for place, options in wanted.devices:
+    for place, options in wanted.chardevs:
         with host.at(place):
             await host.startup.chardev(options)
-    drives = Drives(host.machine, _warn, has_bus=wanted.machine is None)
+    drives = Drives(host.machine, _warn)
     group = Group("drive", None)
     for place, kind, text in wanted.blocks:
         with host.at(place):
             if kind == "blockdev":
                 await host.startup.blockdev(text)
             else:
-                await drives.add(group.parse(text))
+                await drives.add(group.parse(text), place)
+    for drive in drives.made:
+        with host.at(drive.where):
+            await drives.connect_board(drive)
+    for place, given, typed in wanted.devices:
+        with host.at(place):
+            await plugging.add(host.machine, given, typed=typed)
+    for drive in drives.made:
+        with host.at(drive.where):
+            await drives.connect_virtio(drive)
+    host.machine.board.ready = True
     for place, identifier in wanted.tests:
         with host.at(place):
             host.spawn(serve(host.devices.take(identifier)))
@@ -183,10 +208,10 @@ async def _make(host: Host, wanted: Wanted) -> None:
 
 
 def _check_machine(wanted: Wanted, reporter: Reporter) -> None:
-    if wanted.machine is None and not wanted.bare:
+    if wanted.machine != "none" and not wanted.bare:
         raise reporter.fail(
-            "the default machine and its devices are not supported by this emulator\n"
-            "Use -machine none, or -nodefaults"
+            "the devices that a machine has by default are not supported by this emulator\n"
+            "Use -nodefaults, or -machine none"
         )
     if wanted.on_console and not wanted.bare:
         raise reporter.fail(

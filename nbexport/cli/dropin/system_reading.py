@@ -7,9 +7,10 @@ import re
 import sys
 from typing import TYPE_CHECKING, Final
 
-from nbexport.cli.dropin import optionlist
+from nbexport.cli.dropin import machine_types
 from nbexport.cli.dropin.hosting import StopError, version_numbers
 from nbexport.cli.dropin.system_options import BY_NAME
+from nbexport.emulator import optionlist
 from nbexport.emulator.release import Release
 from nbexport.errors import CommandError, NbexportError, UsageError
 from nbexport.qmp import CompatPolicy
@@ -29,6 +30,10 @@ _DISPLAYS: Final = frozenset({
 _PLAIN: Final = frozenset({"null", "stdio"})
 _OTHERS: Final = frozenset({"msmouse", "pty", "testdev", "vc", "wctablet"})
 _TCP: Final = re.compile(r"([^:]{0,64}):([^,]{1,32})(?:,(.*))?\Z", re.DOTALL)
+_DRIVES: Final = {
+    "hda": "index=0,media=disk", "hdb": "index=1,media=disk", "hdc": "index=2,media=disk",
+    "hdd": "index=3,media=disk", "cdrom": "index=2,media=cdrom",
+}  # fmt: skip
 _MON_NAMES: Final = frozenset({"chardev", "mode", "pretty"})
 
 
@@ -58,9 +63,11 @@ class Reader:
         self._monitors = optionlist.Group(
             "mon", "chardev", _MON_NAMES, frozenset({"pretty"}), warn=reporter.tell
         )
+        self._devices = optionlist.Group("device", "driver", warn=reporter.tell)
         self._drives = optionlist.Group("drive", None, warn=reporter.tell)
         self._objects = optionlist.Group("object", "qom-type", warn=reporter.tell)
         self._compat = 0
+        self._release = Release.parse(version_numbers()[0])
 
     def read(self, given: Sequence[Word]) -> None:
         """Read all options.
@@ -79,16 +86,14 @@ class Reader:
             except NbexportError as error:
                 raise self._reporter.fail(str(error)) from error
         self._reporter.place = ""
-        kind = self._wanted.machine
-        if kind is not None and kind != "none":
-            raise self._reporter.fail(
-                "unsupported machine type\nUse -machine none: this emulator has no other"
-            )
 
     def _read(self, word: Word) -> None:
         name, value, wanted = word.name, word.value, self._wanted
-        if not name:
-            raise self._reporter.fail("a disk image alone is not supported by this emulator")
+        if not name or name in _DRIVES:
+            # A comma in the name of a file would end it.
+            value = value.replace(",", ",,")
+            wanted.blocks.append((word.place, "drive", f"{_DRIVES[name or 'hda']},file={value}"))
+            return
         if BY_NAME[name].verdict == "refused":
             raise self._reporter.fail(f"-{name} is not supported by this emulator")
         if name in {"h", "help"}:
@@ -99,11 +104,12 @@ class Reader:
             raise StopError(0)
         if name in {"machine", "M"}:
             if value in {"help", "?"}:
-                sys.stdout.write("Supported machines are:\nnone                 empty machine\n")
+                sys.stdout.write(machine_types.machines(self._release))
                 raise StopError(0)
             kind = optionlist.Group("machine", "type").parse(value).get("type")
             if kind is not None:
-                wanted.machine = kind
+                self._reporter.place = ""
+                wanted.machine = machine_types.board_of(kind, self._release)
         elif name == "nodefaults":
             wanted.bare = True
         elif name == "S":
@@ -115,7 +121,7 @@ class Reader:
         elif name == "pidfile":
             wanted.pid_file = value
         elif name == "compat":
-            wanted.policy = CompatPolicy.parse(value, Release.parse(version_numbers()[0]).version)
+            wanted.policy = CompatPolicy.parse(value, self._release.version)
         elif name == "object":
             if not value.startswith("{"):
                 # Only to find what is wrong with it as a list: it is read by the interface later.
@@ -123,17 +129,34 @@ class Reader:
                     self._objects.parse(value)
             wanted.objects.append((word.place, value))
         elif name in {"blockdev", "drive"}:
-            if name == "drive":
-                self._drives.parse(value)
+            if name == "drive" and self._drives.parse(value).get("format") in {"help", "?"}:
+                sys.stdout.write(machine_types.formats(self._release))
+                raise StopError(0)
             wanted.blocks.append((word.place, name, value))
+        elif name == "device":
+            self._read_device(word)
         elif name == "chardev":
-            wanted.devices.append((word.place, self._chardevs.parse(value)))
+            wanted.chardevs.append((word.place, self._chardevs.parse(value)))
         elif name == "mon":
             self._read_mon(word)
         elif name in {"qmp", "qmp-pretty", "monitor", "qtest"}:
             self._read_short(word)
         else:
             _check_hint(name, value)
+
+    def _read_device(self, word: Word) -> None:
+        if word.value.startswith("{"):
+            self._wanted.devices.append((word.place, machine_types.from_json(word.value), True))
+            return
+        try:
+            options = self._devices.parse(word.value)
+        except optionlist.HelpWantedError:
+            try:
+                sys.stdout.write(machine_types.devices(word.value.partition(",")[0]))
+            except CommandError as error:
+                self._reporter.tell(str(error))
+            raise StopError(0) from None
+        self._wanted.devices.append((word.place, options, False))
 
     def _read_mon(self, word: Word) -> None:
         options = self._monitors.parse(word.value)
@@ -157,7 +180,7 @@ class Reader:
             label = f"compat_monitor{self._compat}"
             self._compat += 1
         if not value.startswith("chardev:"):
-            self._wanted.devices.append((word.place, {**self._short(value), "id": label}))
+            self._wanted.chardevs.append((word.place, {**self._short(value), "id": label}))
         if name == "qtest":
             self._wanted.tests.append((word.place, label))
             return
@@ -205,5 +228,5 @@ def _check_hint(name: str, value: str) -> None:
             raise CommandError(f"Display '{kind}' is not supported by this emulator")
         if kind != "none":
             raise CommandError(f"Parameter 'type' does not accept value '{kind}'")
-    if name in {"parallel", "serial"} and value not in {"none", "null"}:
+    if name in {"parallel", "serial"} and value not in {"none", "null", "stdio"}:
         raise CommandError(f"-{name} {value} is not supported by this emulator")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from typing import TYPE_CHECKING, Any
 
 from nbexport import block
 from nbexport.bits import Bitmap
-from nbexport.emulator import drivers, permissions
+from nbexport.emulator import drivers, jobnodes, permissions
 from nbexport.emulator.graph import DirtyBitmap, Node
 from nbexport.emulator.job import Job
+from nbexport.emulator.work import BlockWork
 from nbexport.errors import CommandError, FormatError, UsageError
 from nbexport.units import align_up
 
@@ -24,7 +24,7 @@ AT_ONCE_MAX = 1 << 30
 """Bytes that are copied between two null disks while everybody waits; QEMU has no limit there."""
 
 
-class Backup:
+class Backup(BlockWork):
     """The work of a backup job: the copying, and the bitmap that says what is worth it.
 
     Args:
@@ -36,6 +36,7 @@ class Backup:
     """
 
     type = "backup"
+    tells_busy = False
 
     def __init__(
         self,
@@ -45,21 +46,28 @@ class Backup:
         arguments: Arguments,
         bitmap: DirtyBitmap | None,
     ) -> None:
-        self._machine = machine
+        super().__init__(
+            machine,
+            {
+                "read": arguments.get("on-source-error", "report"),
+                "write": arguments.get("on-target-error", "report"),
+            },
+            arguments.get("speed", 0),
+        )
         self._source = source
         self._sync = arguments["sync"]
         self._mode = arguments.get("bitmap-mode")
-        self._on_error = {
-            "read": arguments.get("on-source-error", "report"),
-            "write": arguments.get("on-target-error", "report"),
-        }
         self._bitmap = bitmap
         self.filter: Node | None = None
+        self.job: Job | None = None
+        self._target = target
         self._prepared = self._sync != "top"
         self._speed = arguments.get("speed", 0)
         self._next_at = 0.0
-        self.copying = block.CopyBefore(source.block, target.block)
-        self._total: int | None = None
+        self.copying = block.CopyBefore(
+            source.block, target.block, compress=arguments.get("compress", False)
+        )
+        self._whole: int | None = None
         self._bits = DirtyBitmap("", self.copying.remaining, enabled=False, anonymous=True)
         if machine.release.backup_filter is not None:
             source.bitmaps.append(self._bits)
@@ -78,7 +86,7 @@ class Backup:
     def progress(self) -> tuple[int, int]:
         """Return the bytes that were copied, and those with what is still to be copied."""
         copied, left = self.copying.progress()
-        return copied, self._total if self._total is not None else copied + left
+        return copied, self._whole if self._whole is not None else copied + left
 
     @property
     def waits_for_nothing(self) -> bool:
@@ -105,7 +113,8 @@ class Backup:
         try:
             copied = await self._machine.in_thread(self.copying.next_chunk)
         except (OSError, FormatError, UsageError) as error:
-            self._failed(job, error)
+            if self.failed(job, error) == "ignore":
+                self._next_at = time.monotonic() + self.delay
             return True
         if copied is None:
             return False
@@ -128,27 +137,6 @@ class Backup:
         for start, length, kept in wanted.extents():
             if not kept:
                 self.copying.skip(start, length)
-
-    def _failed(self, job: Job, error: OSError | FormatError | UsageError) -> None:
-        """Do what the client wants done about an error; raise it if that is to give up."""
-        number = getattr(error, "errno", None) or errno.EIO
-        operation = "read" if isinstance(error, block.SourceReadError) else "write"
-        policy = self._on_error[operation]
-        if policy == "enospc":
-            policy = "stop" if number == errno.ENOSPC else "report"
-        if policy == "auto":
-            policy = "report"
-        action = policy
-        data = {"device": job.id, "operation": operation, "action": action}
-        self._machine.emit("BLOCK_JOB_ERROR", data)
-        if action == "report":
-            raise OSError(number, str(error)) from error
-        if action == "stop":
-            job.user_pause()
-            job.io_status = "nospace" if number == errno.ENOSPC else "failed"
-        else:
-            # Whoever ignores errors tries for ever; not more often than this.
-            self._next_at = time.monotonic() + 0.1
 
     # The end
 
@@ -177,8 +165,8 @@ class Backup:
         """Leave source and target to their users."""
         before = self.copying.before
         disk, graph = self._source.block, self._machine.graph
-        if self._total is None:
-            self._total = self.progress()[1]
+        if self._whole is None:
+            self._whole = self.progress()[1]
         with disk.tracking.paused():
             disk.guards = tuple(guard for guard in disk.guards if guard != before)
         if self._bits in self._source.bitmaps:
@@ -191,6 +179,9 @@ class Backup:
             for bitmap in above.bitmaps:
                 bitmap.leave()
             graph.take_out(above)
+        if self.job is not None:
+            self.job.nodes = []
+            jobnodes.release(self._machine, [self._target])
         permissions.settle(graph)
 
 
@@ -247,24 +238,37 @@ def reclaim(node: Node, bitmap: DirtyBitmap) -> None:
 # The command
 
 
-def prepare(machine: Machine, arguments: Arguments, group: list[Job]) -> Job:
+def prepare(
+    machine: Machine, arguments: Arguments, group: list[Job], *, target: Node | None = None
+) -> Job:
     """Create a job, which is not started.
 
     What writes the source must be paused, and the jobs must be held.
+
+    Args:
+        machine: where it runs.
+        arguments: of the command.
+        group: the jobs that it ends together with.
+        target: what gets the copy, if it is not named; it goes with the job.
 
     Raises:
         CommandError: something is wrong; nothing is left of the attempt.
     """
     source = machine.graph.find(arguments["device"])
-    target = machine.graph.find(arguments["target"])
+    if target is None:
+        target = machine.graph.find(arguments["target"])
     given = dict(arguments)
     if "job-id" not in given:
         for backend in machine.graph.backends_of(source):
             given["job-id"] = backend.name
-    bitmap = _bitmap(source, given) if machine.release.backs_up_bitmaps else None
+    bitmap = None
+    if machine.release.backs_up_bitmaps:
+        bitmap = _bitmap(source, given)
+    else:
+        bitmap = _early_bitmap(source, given)
     if source is target:
         raise CommandError("Source and target cannot be the same")
-    if given.get("compress", False) and not isinstance(target.block, block.Qcow2Node):
+    if given.get("compress", False) and not target.block.compresses:
         raise CommandError("Compression is not supported for this drive ")
     for node in (source, target):
         check_blocked(machine.graph, node)
@@ -323,6 +327,24 @@ def _bitmap(source: Node, given: dict[str, Any]) -> DirtyBitmap | None:
     return bitmap
 
 
+def _early_bitmap(source: Node, given: dict[str, Any]) -> DirtyBitmap | None:
+    """Check what is said of the bitmap as before 4.2, when it was for increments only."""
+    name, sync = given.get("bitmap"), given["sync"]
+    if name is None:
+        return None
+    bitmap = source.bitmap(name)
+    if bitmap is None:
+        raise CommandError(f"Bitmap '{name}' could not be found")
+    bitmap.check(allow_readonly=True)
+    if sync != "incremental":
+        raise CommandError(
+            "a sync_bitmap was provided to backup_run, but received an incompatible sync_mode "
+            f"({sync})"
+        )
+    given["sync"], given["bitmap-mode"] = "bitmap", "on-success"
+    return bitmap
+
+
 def _create(
     machine: Machine,
     source: Node,
@@ -364,14 +386,14 @@ def _create(
             auto_dismiss=given.get("auto-dismiss", True),
         )
         if speed < 0:
-            group.remove(job)
-            job.dismiss()
+            job.fail_early()
             raise CommandError("Parameter 'speed' expects a non-negative value")
     except BaseException:
         if bitmap is not None:
             reclaim(source, bitmap)
         backup.clean()
         raise
+    backup.job = job
     return job
 
 
@@ -398,6 +420,7 @@ def _insert_filter(
     disk.read_only = False
     options = {"driver": driver}
     above = Node(name, disk, options, read_only=False, file=source, target=target)
+    above.implicit = driver == "backup-top" and "filter-node-name" not in given
     if machine.release.filter_lists_bitmaps:
         above.bitmaps = drivers.filter_bitmaps(backup.copying)
     graph.nodes[name] = above

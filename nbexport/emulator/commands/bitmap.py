@@ -155,10 +155,11 @@ def remove(machine: Machine, arguments: Arguments) -> Change:
             raise CommandError(
                 f"Failed to remove persistent bitmap '{bitmap.name}': {error}"
             ) from error
-    bitmap.busy = True
+    bitmap.busy = bitmap.going = True
+    node.keep_bitmaps()
 
     def undo() -> None:
-        bitmap.busy = False
+        bitmap.busy = bitmap.going = False
         bitmap.set_enabled(bitmap.enabled)
         node.keep_bitmaps()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from nbexport import nbd
+from nbexport import block, nbd
 from nbexport.emulator import permissions, threads
 from nbexport.emulator.addresses import listen
 from nbexport.emulator.commands import legacy
@@ -99,6 +99,7 @@ async def server_add(machine: Machine, arguments: Arguments) -> None:
             **({"bitmaps": [bitmap]} if bitmap is not None else {}),
         },
     )
+    machine.graph.exports[name].disk = machine.graph.backends.get(device)
 
 
 @command("nbd-server-remove")
@@ -168,7 +169,8 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
     try:
         use(machine, node, permissions.export_use(writable=writable, fixed_size=False))
         attached = True
-        bitmaps = _create_export(machine, node, arguments, writable=writable)
+        front = block.Front(node.block)
+        bitmaps = _create_export(machine, node, front, arguments, writable=writable)
     except BaseException:
         permissions.settle(machine.graph)
         if attached:
@@ -178,12 +180,12 @@ async def _add_export(machine: Machine, arguments: Arguments) -> None:
         bitmap.busy = True
     name = arguments.get("name", node.name)
     machine.graph.exports[identifier] = BlockExport(
-        identifier, "nbd", node, name, bitmaps, writable=writable, fixed_thread=fixed
+        identifier, "nbd", node, name, bitmaps, front=front, writable=writable, fixed_thread=fixed
     )
 
 
 def _create_export(
-    machine: Machine, node: Node, arguments: Arguments, *, writable: bool
+    machine: Machine, node: Node, front: block.Front, arguments: Arguments, *, writable: bool
 ) -> list[DirtyBitmap]:
     """Give the NBD server an export, and return its bitmaps."""
     server = running_server(machine)
@@ -203,7 +205,7 @@ def _create_export(
         for given in arguments.get("bitmaps", ())
     ]
     named = [(bitmap.name, bitmap) for bitmap in bitmaps]
-    server.add(make_export(machine, node, name, arguments, named, writable=writable))
+    server.add(make_export(machine, node, name, arguments, named, writable=writable, front=front))
     return bitmaps
 
 
@@ -244,6 +246,7 @@ async def _delete_export(machine: Machine, identifier: str, mode: str) -> None:
     if mode == "safe" and busy:
         raise CommandError(f"export '{identifier}' still in use")
     export.shutting_down = True
+    machine.graph.lift_limits(export.node)
     if busy or not machine.release.deletes_before_reply:
         machine.later(_finish(machine, server, export), at_once=not busy)
     else:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from nbexport.emulator.commands.registry import command
-from nbexport.emulator.job import Job, Status
+from nbexport.emulator.job import Job
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ def _verb(name: str, block_member: str) -> Callable[[Verb], Verb]:
 
         @command(f"block-job-{name}")
         async def block_job_command(machine: Machine, arguments: Arguments) -> None:
-            job = _find(machine, arguments[block_member])
-            paused = job.user_paused and name == "cancel"
-            if paused and not arguments.get("force", False):
-                raise CommandError(f"The block job for device '{job.id}' is currently paused")
-            await act(machine, job)
+            await act(machine, _find(machine, arguments[block_member]))
 
         return act
 
@@ -42,7 +38,7 @@ def _verb(name: str, block_member: str) -> Callable[[Verb], Verb]:
 
 def _find(machine: Machine, identifier: str) -> Job:
     job = machine.jobs.find(identifier)
-    if job is None:
+    if job is None or not job.is_block:
         raise CommandError(f"Block job '{identifier}' not found", error_class="DeviceNotActive")
     return job
 
@@ -59,17 +55,31 @@ async def resume(machine: Machine, job: Job) -> None:  # noqa: ARG001 - verbs ge
     job.user_resume()
 
 
-@_verb("cancel", "device")
-async def cancel(machine: Machine, job: Job) -> None:  # noqa: ARG001 - verbs get both
+@command("job-cancel")
+async def cancel(machine: Machine, arguments: Arguments) -> None:
     """End a job before it is done."""
+    job = machine.jobs.find(arguments["id"])
+    if job is None:
+        raise CommandError("Job not found")
     job.check("cancel")
-    await job.cancel()
+    await job.cancel(force=machine.release.job_cancel_stops)
+
+
+@command("block-job-cancel")
+async def block_job_cancel(machine: Machine, arguments: Arguments) -> None:
+    """End a block job; one that is ready comes to a good end unless it is forced."""
+    job = _find(machine, arguments["device"])
+    force = arguments.get("force", False)
+    if job.user_paused and not force:
+        raise CommandError(f"The block job for device '{job.id}' is currently paused")
+    job.check("cancel")
+    await job.cancel(force=force)
 
 
 @_verb("complete", "device")
 async def complete(machine: Machine, job: Job) -> None:  # noqa: ARG001 - verbs get both
-    """End a job that could go on for ever; a backup never is ready for that."""
-    job.check("complete")
+    """End a job that could go on for ever."""
+    job.ask_complete()
 
 
 @_verb("finalize", "id")
@@ -124,7 +134,7 @@ async def query_block_jobs(
     arguments: Arguments,  # noqa: ARG001 - it has none
 ) -> list[dict[str, Any]]:
     """Describe every block job, the newest first."""
-    return [_block_job(job) for job in machine.jobs.newest_first]
+    return [_block_job(job) for job in machine.jobs.newest_first if job.is_block]
 
 
 def _block_job(job: Job) -> dict[str, Any]:
@@ -135,13 +145,14 @@ def _block_job(job: Job) -> dict[str, Any]:
         "device": job.id,
         "len": length,
         "offset": offset,
-        "busy": False,
-        "paused": job.pause_count > 0,
+        "busy": job.work.tells_busy and job.is_busy,
+        "paused": job.pause_count > 0 or job.work.holds_still,
         "speed": job.speed,
         "io-status": job.io_status,
-        "ready": job.status in {Status.READY, Status.STANDBY},
+        "ready": job.is_ready,
         "status": str(job.status),
         "auto-finalize": job.auto_finalize,
         "auto-dismiss": job.auto_dismiss,
         **({"error": job.error} if job.error is not None else {}),
+        **({"actively-synced": job.work.is_synced} if job.work.type == "mirror" else {}),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nbexport import nbd
+from nbexport import block, nbd
 from nbexport.emulator import permissions
 from nbexport.emulator.commands.registry import command
 from nbexport.emulator.graph import BlockExport
@@ -35,13 +35,17 @@ def add(machine: Machine, arguments: Arguments) -> None:
         if "bitmap" in arguments:
             bitmaps.append(find_bitmap(node, arguments["bitmap"], writable=writable))
         named = [(bitmap.name, bitmap) for bitmap in bitmaps]
-        server.add(make_export(machine, node, name, arguments, named, writable=writable))
+        front = block.Front(node.block)
+        made = make_export(machine, node, name, arguments, named, writable=writable, front=front)
+        server.add(made)
     except BaseException:
         permissions.settle(machine.graph)
         raise
     for bitmap in bitmaps:
         bitmap.busy = True
-    machine.graph.exports[name] = BlockExport(name, "nbd", node, name, bitmaps, writable=writable)
+    machine.graph.exports[name] = BlockExport(
+        name, "nbd", node, name, bitmaps, front=front, writable=writable
+    )
 
 
 @command("x-nbd-server-add-bitmap")
@@ -59,7 +63,13 @@ async def add_bitmap(machine: Machine, arguments: Arguments) -> None:
         raise CommandError(f"export name '{shown}' too long")
     # Who is connected keeps what it was told; the next client sees the bitmap.
     server.exports[export.name] = make_export(
-        machine, export.node, export.name, {}, [(shown, bitmap)], writable=export.writable
+        machine,
+        export.node,
+        export.name,
+        {},
+        [(shown, bitmap)],
+        writable=export.writable,
+        front=export.front,
     )
     bitmap.busy = True
     export.bitmaps.append(bitmap)

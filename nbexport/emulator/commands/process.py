@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nbexport.emulator.commands.registry import command
-from nbexport.emulator.devices import refusal
-from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
     from nbexport.emulator.commands.registry import Arguments
@@ -46,27 +44,12 @@ async def cont(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
         machine.emit("RESUME")
 
 
-@command("device_add")
-async def device_add(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
-    """Refuse a device: the machine has no bus to plug it into, as QEMU's ``none`` has not."""
-    raise refusal(arguments)
-
-
-@command("device_del")
-async def device_del(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
-    """Refuse: there are no devices."""
-    name = arguments["id"]
-    if name in {"", "/", "/machine"}:
-        raise CommandError(f"{name} is not a hotpluggable device")
-    raise CommandError(f"Device '{name}' not found", error_class="DeviceNotFound")
-
-
 @command("quit")
 async def quit_(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
     """End the process; the reply is still sent."""
     if machine.is_system_emulator:
         machine.emit("SHUTDOWN", {"guest": False, "reason": "host-qmp-quit"})
     # The exports go while the command still runs: the reply is the last thing a client hears.
-    await machine.stop_nbd_server()
+    await machine.stop_nbd_server(ending=True)
     await machine.jobs.end_all()
     machine.request_quit()

@@ -1,11 +1,11 @@
-"""transaction: several actions, or none of them; blockdev-backup is one of one action."""
+"""transaction: several actions, or none of them; backups and overlays are one of one action."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING
 
-from nbexport.emulator.commands import backup
+from nbexport.emulator.commands import backup, drive_backup, snapshot
 from nbexport.emulator.commands.bitmap import ACTIONS, Change
 from nbexport.emulator.commands.registry import command
 from nbexport.errors import CommandError
@@ -35,6 +35,24 @@ async def blockdev_backup(machine: Machine, arguments: Arguments) -> None:
     await _run(machine, [{"type": "blockdev-backup", "data": arguments}], grouped=False)
 
 
+@command("drive-backup")
+async def drive(machine: Machine, arguments: Arguments) -> None:
+    """Start a job that copies a disk to an image."""
+    await _run(machine, [{"type": "drive-backup", "data": arguments}], grouped=False)
+
+
+@command("blockdev-snapshot")
+async def blockdev_snapshot(machine: Machine, arguments: Arguments) -> None:
+    """Put a node on a disk as its overlay."""
+    await _run(machine, [{"type": "blockdev-snapshot", "data": arguments}], grouped=False)
+
+
+@command("blockdev-snapshot-sync")
+async def blockdev_snapshot_sync(machine: Machine, arguments: Arguments) -> None:
+    """Put an image on a disk as its overlay."""
+    await _run(machine, [{"type": "blockdev-snapshot-sync", "data": arguments}], grouped=False)
+
+
 async def _run(machine: Machine, actions: Sequence[Arguments], *, grouped: bool) -> None:
     early = machine.release.checks_grouping_first
     if grouped and early:
@@ -52,6 +70,11 @@ async def _run(machine: Machine, actions: Sequence[Arguments], *, grouped: bool)
             raise CommandError("Transaction aborted using Abort action")
         if kind == "blockdev-backup":
             return _prepare_backup(machine, data, group if grouped else [], after)
+        if kind == "drive-backup":
+            job = drive_backup.prepare(machine, data, group if grouped else [], after)
+            return Change(undo=job.drop, commit=job.start)
+        if kind in snapshot.KINDS:
+            return snapshot.prepare(machine, kind, data, after)
         if kind not in ACTIONS:
             raise CommandError(f"Action '{kind}' is not supported by this emulator")
         return ACTIONS[kind](machine, data)
@@ -59,7 +82,7 @@ async def _run(machine: Machine, actions: Sequence[Arguments], *, grouped: bool)
     async with machine.jobs.held():
         machine.jobs.drain()
         try:
-            with _paused(machine):
+            with _paused(machine, fronts=any(each["type"] in snapshot.KINDS for each in actions)):
                 try:
                     for action in actions:
                         done.append(prepare(action))  # noqa: PERF401 - what was done is undone
@@ -77,9 +100,17 @@ async def _run(machine: Machine, actions: Sequence[Arguments], *, grouped: bool)
 
 
 @contextlib.contextmanager
-def _paused(machine: Machine) -> Iterator[None]:
-    """Let nothing be written between the actions, nor between them and their undoing."""
+def _paused(machine: Machine, *, fronts: bool) -> Iterator[None]:
+    """Let nothing be written between the actions, nor between them and their undoing.
+
+    Args:
+        machine: whose disks are meant.
+        fronts: whether exports will get other disks, so that nothing may be under way in them.
+    """
     with contextlib.ExitStack() as stack:
+        for export in machine.graph.exports.values() if fronts else ():
+            if export.front is not None:
+                stack.enter_context(export.front.quiet())
         # (The file of an image is written with the image's locks held, which actions may need.)
         nodes = _writers_first(machine.graph)
         files = {id(node.file) for node in nodes if node.store is not None}
@@ -136,7 +167,7 @@ def _prepare_backup(
 
 def _check_grouping(machine: Machine, kind: str) -> None:
     """Raise CommandError if an action starts no job that could end together with others."""
-    if kind in {"abort", "blockdev-backup"}:
+    if kind in {"abort", "blockdev-backup", "drive-backup"}:
         return
     word = "transaction" if machine.release.checks_grouping_first else "Transaction"
     raise CommandError(

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbexport.cli.dropin import optionlist, storage_daemon, system, system_options
+from nbexport.cli.dropin import storage_daemon, system, system_options
 from nbexport.cli.dropin.getopt import GetoptError
 from nbexport.cli.dropin.hosting import Reporter, StopError
+from nbexport.emulator import optionlist
 from nbexport.errors import CommandError
 
 VERDICTS = {"same", "differs", "refused"}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nbexport import nbd
+from nbexport.block import open_image
 from nbexport.emulator import Machine, MonitorAddress, Release, launch
 from nbexport.errors import CommandError, PeerError, UsageError
 from nbexport.qapi import validate
@@ -122,20 +124,20 @@ def newest():
         yield target
 
 
-def test_an_image_that_is_not_on_a_file_is_not_written(newest, disk, two_bitmaps_copy):
-    before = two_bitmaps_copy.read_bytes()
-    layered = {"driver": "raw", "file": disk["file"]}
+def test_an_image_on_another_layer_is_written(newest, disk, two_bitmaps_copy):
+    layered = {"driver": "raw", "node-name": "r", "file": disk["file"]}
     start(newest, {**disk, "read-only": False, "file": layered})
-    text = refusal(newest, "block-export-add", export("e", writable=True))
-    assert text == "Writing to node 'n0' is not supported by this emulator"
-    assert newest.qmp.execute("query-block-exports") == []
+    newest.qmp.execute("block-export-add", export("e", writable=True))
     stored = {"node": "n0", "name": "new", "persistent": True}
-    assert "on files only" in refusal(newest, "block-dirty-bitmap-add", stored)
-    weekly = {"node": "n0", "name": "weekly"}
-    assert "not on a file" in refusal(newest, "block-dirty-bitmap-remove", weekly)
-    newest.qmp.execute("block-dirty-bitmap-add", {"node": "n0", "name": "new"})
-    newest.qmp.execute("block-dirty-bitmap-remove", {"node": "n0", "name": "new"})
-    assert two_bitmaps_copy.read_bytes() == before
+    newest.qmp.execute("block-dirty-bitmap-add", stored)
+    with nbd.Client.connect(newest.nbd_uri("e")) as client:
+        client.write(0, b"x" * 512)
+    newest.qmp.execute("block-export-del", {"id": "e", "mode": "hard"})
+    newest.qmp.execute("nbd-server-stop")
+    newest.qmp.execute("blockdev-del", {"node-name": "n0"})
+    with open_image(two_bitmaps_copy) as image:
+        assert image.read(0, 513)[:512] == b"x" * 512
+        assert image.bitmaps["new"].bitmap.count == 4096
 
 
 def test_an_enabled_bitmap_of_a_writable_node_is_not_exported_read_only(newest, disk):

@@ -160,6 +160,7 @@ def test_a_bitmap_shorter_than_its_export(tmp_path):
     class Node:
         size = 1 << 20
         request_alignment = 1
+        request_max = 0
 
         def read_into(self, offset, buffer):
             pass

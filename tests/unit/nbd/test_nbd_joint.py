@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nbexport.bits import Bitmap, Extents
 from nbexport.nbd import maps as module
 from nbexport.nbd.contexts import MetaContext
-from nbexport.nbd.maps import Joint, Maps, window_of
+from nbexport.nbd.maps import Joint, Maps, descriptors, piece, window_of
 
 SIZE = 1000
 
@@ -32,6 +32,29 @@ def test_it_answers_what_has_one_answer(found, start, length):
         assert any(len(piece) > 1 for piece in pieces)
     else:
         assert [piece.flags.tolist() for piece in pieces] == [[flag] for flag in told]
+
+
+@given(
+    st.lists(extents(), min_size=1, max_size=4), st.integers(0, SIZE - 1), st.integers(1, SIZE),
+    st.integers(2, 10),
+)  # fmt: skip
+def test_descriptors_made_at_once_are_those_of_each_piece(found, start, length, limit):
+    end = min(SIZE, start + length)
+    windows = [window_of(one) for one in found]
+    pieces = [piece([window], start, end, SIZE) for window in windows]
+    told = descriptors(windows, start, end, limit)
+    if told is None:
+        assert max(map(len, pieces)) > limit
+    else:
+        assert [bytes(one) for one in told[0]] == [bytes(one.to_wire()) for one in pieces]
+        assert told[1] == max(map(len, pieces))
+
+
+def test_many_extents_are_found_as_well():
+    many = Extents(np.arange(0, SIZE + 1), (np.arange(SIZE) % 2).astype(np.uint32))
+    answers, most = descriptors([window_of(many)], 3, 903, SIZE)
+    assert most == 900
+    assert bytes(answers[0]) == bytes(piece([window_of(many)], 3, 903, SIZE).to_wire())
 
 
 def test_what_is_too_much_is_not_joined(monkeypatch):

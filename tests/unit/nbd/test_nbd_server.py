@@ -456,7 +456,7 @@ def test_a_socket_that_took_our_place_is_not_removed(path):
 
 def test_a_path_that_is_too_long():
     with pytest.raises(UsageError, match="is too long"):
-        listen("/tmp/" + "x" * 103)
+        listen("/tmp/" + "x" * 104)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

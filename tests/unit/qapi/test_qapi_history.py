@@ -218,7 +218,8 @@ def test_actions_of_a_transaction(release):
     names = [variant.name for variant in kind.variants]
     assert names == [value.name for value in schema.find_type("TransactionActionKind").members]
     short = [name.replace("block-dirty-bitmap-", "") for name in names]
-    assert " ".join(short) == f"{in_table(ACTIONS, release)} blockdev-backup"
+    always = "blockdev-backup blockdev-snapshot blockdev-snapshot-sync drive-backup"
+    assert " ".join(short) == f"{in_table(ACTIONS, release)} {always}"
     for variant in kind.variants:
         # an action takes what the command of that name takes
         (data,) = schema.members(variant.type)
@@ -264,6 +265,14 @@ FEATURES = {
 }
 # The same around exports and bitmaps; here several rows hold for a release.
 AROUND = {
+    "4.2-11.0": {"human-monitor-command": "savevm-monitor-nodes"},
+    "5.0-11.0": {
+        "eject.device": "deprecated",
+        "BlockIOThrottle.device": "deprecated",
+        "block-commit.base": "deprecated",
+        "block-commit.top": "deprecated",
+        "blockdev-snapshot": "allow-write-only-overlay",
+    },
     "6.0-9.1": {
         f"{name}.loaded": "deprecated"
         for name in (
@@ -274,7 +283,17 @@ AROUND = {
     "6.2-6.2": {"device_add": "json-cli"},
     "6.2-11.0": {
         "BackupCommon.x-perf": "unstable",
+        "TransactionActionKind.drive-backup": "deprecated",
+        "drive-backup": "deprecated",
         "BlockdevOptionsNbd.x-dirty-bitmap": "unstable",
+        "ThrottleGroupProperties.x-iops-size": "unstable",
+        "x-blockdev-set-iothread": "unstable",
+        **{
+            f"ThrottleGroupProperties.x-{what}-{which}{more}": "unstable"
+            for what in ("bps", "iops")
+            for which in ("total", "read", "write")
+            for more in ("", "-max", "-max-length")
+        },
     },
     "7.0-11.0": {"device_add": "json-cli-hotplug"},
     "8.1-8.2": {"StatusInfo.singlestep": "deprecated"},
@@ -326,9 +345,12 @@ def test_features_and_what_they_advise(release):
 
 
 EARLY_ALWAYS = {"qmp_capabilities", "query-version", "query-commands"}
-EARLY_3 = EARLY_ALWAYS | {"qom-list-types", "query-status"}
+EARLY_3 = EARLY_ALWAYS | {"qom-get", "qom-list-types", "qom-set", "query-status"}
 EARLY_6 = EARLY_3 | {"quit", "query-qmp-schema"}
-NEVER_EARLY = {"transaction", "stop", "cont", "device_add", "device_del", "block-job-change"}
+NEVER_EARLY = {
+    *("transaction", "stop", "cont", "device_add", "device_del", "block-job-change"),
+    *("eject", "human-monitor-command", "system_reset"),
+}
 
 
 @pytest.mark.parametrize("release", MAIN)
