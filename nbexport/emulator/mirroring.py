@@ -18,7 +18,7 @@ from nbexport.block import Qcow2Node, SourceReadError
 from nbexport.block.node import NBD_STATE_HOLE, NBD_STATE_ZERO
 from nbexport.emulator import chains, images, jobnodes
 from nbexport.emulator.graph import DirtyBitmap, link
-from nbexport.emulator.work import DISK_ERRORS, SLICE_SECONDS, BlockWork
+from nbexport.emulator.work import DISK_ERRORS, SLICE_SECONDS, BlockWork, grow
 from nbexport.errors import CommandError, FormatError
 from nbexport.units import MiB
 
@@ -138,6 +138,7 @@ class Mirror(BlockWork):
             if self._source.block.size != self._target.block.size and not self._commits:
                 job.error = "Source and target image have different sizes"
                 raise OSError(errno.EINVAL, job.error)
+            await grow(self._machine, self._target, self._source.block.size)
             await self._machine.in_thread(self._look)
             self._prepared = True
             return True

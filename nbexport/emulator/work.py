@@ -12,6 +12,7 @@ from nbexport.errors import CommandError, FormatError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nbexport.emulator.graph import Node
     from nbexport.emulator.job import Job
     from nbexport.emulator.machine import Machine
 
@@ -23,6 +24,20 @@ RETRY_SECONDS: Final = 0.1
 DiskError = OSError | FormatError | UsageError
 """What goes wrong with a disk."""
 DISK_ERRORS: Final = (OSError, FormatError, UsageError)
+
+
+async def grow(machine: Machine, node: Node, size: int) -> None:
+    """Give the target of a commit the length of what it gets, if that is more.
+
+    Raises:
+        OSError: it cannot have that; the job fails.
+    """
+    if node.block.size >= size:
+        return
+    try:
+        await machine.in_thread(node.resize, size)
+    except (CommandError, FormatError) as error:
+        raise OSError(errno.ENOTSUP, str(error)) from error
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -190,6 +191,35 @@ def test_the_active_image_goes_down(tmp_path, images):
         return seen(client, "base")
 
     both(tmp_path, images, act)
+
+
+@pytest.mark.parametrize("driver", ["qcow2", "raw"])
+@pytest.mark.parametrize("is_active", [False, True], ids=["between", "active"])
+def test_a_base_that_is_shorter_grows(tmp_path, is_active, driver):
+    images = [tmp_path / f"{name}.qcow2" for name in ("base", "mid", "top")]
+    run("qemu-img", "create", "-q", "-f", driver, images[0], "1M")
+    for below, image in itertools.pairwise(images):
+        shape = driver if below.stem == "base" else "qcow2"
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below.name, "-F", shape, image, "3M",
+            cwd=tmp_path)  # fmt: skip
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 5 2M 64k", images[1])
+
+    def act(client):
+        words = {**writable("base.qcow2", "base"), "read_only": True, "driver": driver}
+        client.execute("blockdev-add", **words)
+        client.execute("blockdev-add", **writable("mid.qcow2", "mid", backing="base"))
+        client.execute("blockdev-add", **writable("top.qcow2", "top", backing="mid"))
+        start(client, "block-commit", **({} if is_active else {"top_node": "mid"}))
+        if is_active:
+            ready(client)
+            client.execute("block-job-complete", device="j")
+        until(client, "j", "null")
+        nodes(client)
+        client.execute("blockdev-del", node_name="top")
+        client.execute("blockdev-del", node_name="mid")
+
+    folders = both(tmp_path, images, act)
+    assert digest("base.qcow2", folders[0]) == digest("base.qcow2", folders[1])
 
 
 # Streams

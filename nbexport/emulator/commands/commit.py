@@ -12,7 +12,7 @@ from nbexport.emulator import blockers, chains, jobnodes, permissions
 from nbexport.emulator.blockers import Operation
 from nbexport.emulator.commands import mirror
 from nbexport.emulator.commands.registry import command
-from nbexport.emulator.work import DISK_ERRORS, BlockWork
+from nbexport.emulator.work import DISK_ERRORS, BlockWork, grow
 from nbexport.errors import CommandError, FormatError
 from nbexport.units import KiB
 
@@ -57,6 +57,8 @@ class Commit(BlockWork):
 
     async def step(self, job: Job) -> bool:
         """Look at the next piece, and copy it if it is above the base."""
+        if not self._at:
+            await grow(self._machine, self._base, self._top.block.size)
         self.total = size = self._top.block.size
         if self._at >= size:
             return False
@@ -225,7 +227,6 @@ def _start(
     machine: Machine, device: Node, top: Node, base: Node, nodes: list[Node], given: Arguments
 ) -> Job:
     """Create the job of a commit that nobody disturbs by writing."""
-    mirror.check_growth(top, base)
     work = Commit(machine, top, base, given)
     job = jobnodes.new_job(machine, work, [device, *nodes], given)
     try:

@@ -127,12 +127,6 @@ def _check_replaced(machine: Machine, source: Node, name: str) -> None:
         raise CommandError("cannot replace image with a mirror image of different size")
 
 
-def check_growth(top: Node, base: Node) -> None:
-    """Raise CommandError if a base would have to become larger."""
-    if base.block.size < top.block.size:
-        raise CommandError(f"Growing node '{base.name}' is not supported by this emulator")
-
-
 def start_commit(
     machine: Machine, top: Node, base: Node, nodes: list[Node], given: dict[str, Any]
 ) -> Job:
@@ -148,7 +142,6 @@ def start_commit(
     Raises:
         CommandError: it cannot be.
     """
-    check_growth(top, base)
     was_read_only = base.read_only
     if was_read_only:
         jobnodes.set_read_only(machine, base, read_only=False)
