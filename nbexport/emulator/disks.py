@@ -5,12 +5,14 @@ Source: qemu(1), ``-drive``; the texts were compared with QEMU 7.2.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from nbexport.emulator import limits, permissions, plugging
 from nbexport.emulator.graph import Backend
 from nbexport.emulator.imageopts import ImageOpener
+from nbexport.emulator.overlay import put_overlay
 from nbexport.errors import CommandError
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class Drives:
         place = self._place(bus, given)
         name = given.pop("id", None) or self._name(bus, media, place)
         on_error = _actions(given)
+        is_temporary = _switch("snapshot", given.pop("snapshot", "off"))
         configuration, group = limits.from_drive(given)
         graph = self._machine.graph
         filename = given.pop("file", None) or None
@@ -96,11 +99,15 @@ class Drives:
             if "driver" not in given and filename is None:
                 raise CommandError("Must specify either driver or file")
             given["read-only"] = not writable
+            unmap = given.get("discard") in {"unmap", "on"}
+            over = functools.partial(put_overlay, writable=writable, unmap=unmap)
             opener = ImageOpener(self._machine.release, graph, self._machine.objects, self._warn)
             before = set(graph.nodes)
             try:
                 node = await self._machine.in_thread(
-                    lambda: opener.open(filename, given, writable=writable)
+                    lambda: opener.open(
+                        filename, given, writable=writable, over=over if is_temporary else None
+                    )
                 )
             except BaseException:
                 new = [each for made, each in graph.nodes.items() if made not in before]
@@ -201,9 +208,8 @@ def _actions(given: dict[str, Any]) -> tuple[str, str]:
         if action not in _ACTIONS or (name, action) == ("rerror", "enospc"):
             raise CommandError(f"'{action}' invalid {word} error action")
         found.append(action)
-    for name in ("snapshot", "copy-on-read"):
-        if _switch(name, given.pop(name, "off")):
-            raise CommandError(f"Option '{name}' is not supported by this emulator")
+    if _switch("copy-on-read", given.pop("copy-on-read", "off")):
+        raise CommandError("Option 'copy-on-read' is not supported by this emulator")
     return found[0], found[1]
 
 

@@ -126,8 +126,8 @@ def test_a_command_line_that_ends_says_the_same(words, folders):
 
 @pytest.mark.parametrize(
     "words",
-    [["-vnc", ":0"], ["-incoming", "defer"], ["-display", "gtk"], ["-snapshot"], ["-sd", "x"],
-     ["-drive", f"{QCOW2},snapshot=on"], ["-chardev", "pty,id=a"], ["-serial", "pty"]],
+    [["-vnc", ":0"], ["-incoming", "defer"], ["-display", "gtk"], ["-sd", "x"],
+     ["-drive", f"{QCOW2},copy-on-read=on"], ["-chardev", "pty,id=a"], ["-serial", "pty"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_is_not_emulated_is_refused_by_name(words, folders):
@@ -207,6 +207,50 @@ def test_disks_are_listed_as_qemu_lists_them(words, folders):
         for where, program in zip(("theirs", "ours"), programs(folders), strict=True)
     ]
     assert found[1] == found[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-drive", f"{QCOW2},snapshot=on"],
+        ["-snapshot", "-drive", f"{QCOW2},node-name=n", "-drive", "if=none,id=empty"],
+        ["-snapshot", "-drive", f"{QCOW2},snapshot=off,readonly=on"],
+        ["-drive", f"{RAW},snapshot=on,readonly=on,discard=unmap,cache=none"],
+        ["-drive", f"{RAW},snapshot=on,cache=writethrough,bps=1000000"],
+        ["-snapshot", "-drive", "if=none,id=a,file=none.qcow2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_written_to_a_temporary_file_is_gone(words, folders):
+    """The overlay is told of as QEMU tells; the image stays as it was."""
+    write = command("human-monitor-command", command_line='qemu-io a "write -P 7 0 64k"')
+    read = command("human-monitor-command", command_line='qemu-io a "read -P 7 0 64k"')
+    listed = command("query-named-block-nodes", flat=True)
+    found = []
+    for where, program in zip(("theirs", "ours"), programs(folders), strict=True):
+        before = [(folders / where / name).read_bytes() for name in ("e.qcow2", "r.raw")]
+        lines = [] if "none.qcow2" in words[-1] else [command("query-block"), listed, write, read]
+        told, err, status = run_monitor(program, folders / where, words, *lines)
+        after = [(folders / where / name).read_bytes() for name in ("e.qcow2", "r.raw")]
+        assert after == before
+        found.append((told, err, status))
+    assert found[1] == found[0]
+    assert not list(folders.rglob("vl.*"))
+
+
+def run_monitor(program, folder, words, *requests):
+    """As `talk`, without what differs by nature: names of files, rates, the host's storage."""
+    process = subprocess.run(
+        [program, *NONE, "-qmp", "stdio", *words], cwd=folder, capture_output=True, text=True,
+        timeout=TIME_LIMIT, check=False,
+        input="".join(json.dumps(line) + "\n" for line in (
+            command("qmp_capabilities"), *requests, command("quit"))),
+    )  # fmt: skip
+    noise = r'#block\d+|"(?:micro)?seconds": \d+|"actual-size": \d+|vl\.\w+|"virtual-size": \d+'
+    told = re.sub(noise, "-", process.stdout)
+    told = re.sub(r"(\d+ KiB, 1 ops; ).*", r"\1", told)
+    err = re.sub(r"^\S*(qemu-system-x86_64)", r"\1", process.stderr)
+    return [line for line in told.splitlines() if '"QMP"' not in line], err, process.returncode
 
 
 def test_a_disk_of_the_default_machine_has_a_device_that_denies_writes(folders):

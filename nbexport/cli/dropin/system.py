@@ -43,6 +43,7 @@ class Wanted:
         machine: the kind of board, None if none is named.
         bare: whether ``-nodefaults`` is given.
         stopped: whether the machine does not run at first.
+        temporary: whether drives keep what is written no longer than the process lasts.
         on_console: whether ``-nographic`` is given.
         background: whether to leave the caller.
         pid_file: where to write the process's id.
@@ -58,6 +59,7 @@ class Wanted:
     machine: str | None = None
     bare: bool = False
     stopped: bool = False
+    temporary: bool = False
     on_console: bool = False
     background: bool = False
     pid_file: str = ""
@@ -183,7 +185,10 @@ async def _make(host: Host, wanted: Wanted) -> None:
             if kind == "blockdev":
                 await host.startup.blockdev(text)
             else:
-                await drives.add(group.parse(text), place)
+                options = group.parse(text)
+                if wanted.temporary:
+                    options.setdefault("snapshot", "on")
+                await drives.add(options, place)
     for drive in drives.made:
         with host.at(drive.where):
             await drives.connect_board(drive)

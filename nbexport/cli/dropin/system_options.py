@@ -24,7 +24,8 @@ OPTIONS = (
            "drivers raw, qcow2, file, nbd, null-co, null-aio, blkdebug, throttle, copy-on-read, "
            "compress, preallocate, snapshot-access and copy-before-write"),
     Option("drive", "", "OPTIONS", "open a disk that query-block lists", "Block devices", "differs",
-           "if=none, virtio and ide; without snapshot=on and copy-on-read"),
+           "if=none, virtio and ide; without copy-on-read"),
+    Option("snapshot", "", "", "write to temporary files above drives", "Block devices"),
     *(
         Option(name, "", "FILE", f"a disk at IDE's place {place}", "Block devices", "differs",
                "as -drive, and so is a name alone")
@@ -84,7 +85,7 @@ OPTIONS = (
             ("only-migratable", ""), ("option-rom", "X"), ("pflash", "X"), ("plugin", "X"),
             ("portrait", ""), ("preconfig", ""), ("readconfig", "X"), ("rotate", "X"),
             ("runas", "X"), ("s", ""), ("sd", "X"), ("seed", "X"), ("semihosting", ""),
-            ("set", "X"), ("singlestep", ""), ("smbios", "X"), ("snapshot", ""), ("spice", "X"),
+            ("set", "X"), ("singlestep", ""), ("smbios", "X"), ("spice", "X"),
             ("tpmdev", "X"), ("usb", ""), ("usbdevice", "X"), ("virtfs", "X"), ("vnc", "X"),
             ("watchdog", "X"), ("watchdog-action", "X"), ("win2k-hack", ""),
             ("writeconfig", "X"), ("xen-attach", ""), ("xen-domid", "X"),

@@ -114,6 +114,8 @@ class Reader:
             wanted.bare = True
         elif name == "S":
             wanted.stopped = True
+        elif name == "snapshot":
+            wanted.temporary = True
         elif name == "nographic":
             wanted.on_console = True
         elif name == "daemonize":
