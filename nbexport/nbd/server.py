@@ -30,7 +30,7 @@ THREADS_MAX = 128
 """Threads of a server: 32 connections can wait for a slow disk before the next one does."""
 GRACE_SECONDS = 2.0
 """How long closing lets clients read the replies to what is under way."""
-CROWD = 64
+CROWD = 16
 """So many clients at a time leave enough memory behind to be worth giving back."""
 SETTLING_SECONDS = 0.25
 """How long a client that seems to leave is waited for before it counts as staying."""
@@ -66,6 +66,7 @@ class NbdServer:
         self._slots = asyncio.Semaphore(max_connections) if max_connections else None
         self._connections: set[Connection] = set()
         self._crowd = 0  # the most of them since memory was given back
+        self._was_crowded = False  # whether the last of a crowd are still there
         self._accepting: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[socket.socket] = []
@@ -253,12 +254,14 @@ class NbdServer:
             self._on_gone(connection.transmission is not None)
 
     def _after_a_crowd(self) -> None:
-        """Give memory back when most of many clients have left."""
-        if len(self._connections) > self._crowd // 4:
+        """Give memory back when most of many clients have left, and when the last one has."""
+        left = len(self._connections)
+        if left > self._crowd // 4:
             return
-        if self._crowd >= CROWD:
+        if self._crowd >= CROWD or (self._was_crowded and not left):
             heap.give_back()
-        self._crowd = len(self._connections)
+            self._was_crowded = left > 0
+        self._crowd = left
 
     async def close(self, *, keep_files: bool = False) -> None:
         """Stop listening, answer what is under way, and end every connection.
