@@ -192,7 +192,7 @@ class BlockNode(ABC):
         """Make what was written durable; the node is writable."""
         raise self._not_writable()
 
-    def _write_compressed(self, offset: int, data: memoryview) -> None:  # noqa: ARG002
+    def _write_compressed(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 # drivers use them
         """Store whole clusters compressed, where that saves room; otherwise as `_write`."""
         text = f"{self.filename}: nothing can be stored compressed here"
         raise HostFileError(errno.ENOTSUP, text, self.filename)

@@ -77,7 +77,7 @@ class SnapshotAccessNode(BlockNode):
         copying.give_up(offset, length)
         copying.target.discard(offset, length)
 
-    def _write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002
+    def _write(self, offset: int, data: memoryview) -> None:  # noqa: ARG002 # nothing is stored
         raise _error(errno.ENOTSUP, self.filename)
 
     def _write_zeroes(self, *_range: object, **_how: object) -> None:

@@ -119,7 +119,7 @@ class BlockWork:
 
     async def step(self, job: Job) -> bool:
         """Do a little; return whether there is more to do; see `nbexport.emulator.job.Work`."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of job has its own
 
     def complete(self, job: Job) -> None:
         """Have a job that could go on for ever end.

@@ -27,7 +27,7 @@ async def device_del(machine: Machine, arguments: Arguments) -> None:
 
 
 @command("system_reset")
-async def system_reset(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001
+async def system_reset(machine: Machine, arguments: Arguments) -> None:  # noqa: ARG001 # it has none
     """Reset the machine."""
     plugging.reset(machine)
 
