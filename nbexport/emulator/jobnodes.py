@@ -59,7 +59,11 @@ def insert(
 
 
 def new_job(
-    machine: Machine, work: BlockWork, nodes: Sequence[Node], given: Mapping[str, Any]
+    machine: Machine,
+    work: BlockWork,
+    nodes: Sequence[Node],
+    given: Mapping[str, Any],
+    group: list[Job] | None = None,
 ) -> Job:
     """Create a job, which is not started.
 
@@ -68,6 +72,7 @@ def new_job(
         work: what it does.
         nodes: what it works at, the node that it is the job of first.
         given: the arguments of the command, with ``job-id``.
+        group: the jobs that it ends together with; it adds itself. None for none.
 
     Raises:
         CommandError: id or speed are wrong.
@@ -79,7 +84,7 @@ def new_job(
         given["job-id"],
         work,
         nodes,
-        [],
+        [] if group is None else group,
         speed=max(speed, 0),
         auto_finalize=given.get("auto-finalize", True),
         auto_dismiss=given.get("auto-dismiss", True),

@@ -9,7 +9,6 @@ from nbexport import block
 from nbexport.bits import Bitmap
 from nbexport.emulator import drivers, jobnodes, permissions
 from nbexport.emulator.graph import DirtyBitmap, Node
-from nbexport.emulator.job import Job
 from nbexport.emulator.work import BlockWork
 from nbexport.errors import CommandError, FormatError, UsageError
 from nbexport.units import align_up
@@ -17,6 +16,7 @@ from nbexport.units import align_up
 if TYPE_CHECKING:
     from nbexport.emulator.commands.registry import Arguments
     from nbexport.emulator.graph import Graph
+    from nbexport.emulator.job import Job
     from nbexport.emulator.machine import Machine
 
 WORKERS_MAX = (1 << 31) - 1
@@ -372,22 +372,9 @@ def _create(
             )
         identifier = given.get("job-id", "")
         jobs.check_id(identifier)
-        speed = given.get("speed", 0)
-        main = backup.filter or source
+        nodes = [backup.filter or source, target]
         backup.begin()
-        job = Job(
-            jobs,
-            identifier,
-            backup,
-            [main, target],
-            group,
-            speed=max(speed, 0),
-            auto_finalize=given.get("auto-finalize", True),
-            auto_dismiss=given.get("auto-dismiss", True),
-        )
-        if speed < 0:
-            job.fail_early()
-            raise CommandError("Parameter 'speed' expects a non-negative value")
+        job = jobnodes.new_job(machine, backup, nodes, {**given, "job-id": identifier}, group)
     except BaseException:
         if bitmap is not None:
             reclaim(source, bitmap)
