@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from nbexport.qmp import CompatPolicy
 pytestmark = pytest.mark.interop
 
 SYSTEM = "qemu-system-x86_64"
+OUTPUT_MAX = 1 << 20
 CAPS = '{"execute":"qmp_capabilities"}'
 QUIT = '{"execute":"quit"}'
 NBD = {"driver": "nbd", "node-name": "n", "server": {"type": "unix", "path": "/none"}}
@@ -59,15 +62,24 @@ def talk(program, options, requests, release="7.2"):
     else:
         words = [sys.executable, "-m", "nbexport", "qmp", "--release", release, "--stdio"]
         options = ["-" + word if word.startswith("-") else word for word in options]
-    done = subprocess.run(
-        [*words, *options],
-        input="".join(line + "\n" for line in requests),
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT,
-        check=False,
-    )
-    shown = re.sub(r'"timestamp": \{[^}]*\}', '"timestamp": 0', done.stdout)
+    reading, writing = os.pipe()
+    try:
+        # Whoever quits forgets what its pipe has no room for: all of an introspection has to fit.
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, OUTPUT_MAX)
+        done = subprocess.run(
+            [*words, *options],
+            input="".join(line + "\n" for line in requests),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIME_LIMIT,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+        with os.fdopen(reading, encoding="utf-8") as stream:
+            told = stream.read()
+    shown = re.sub(r'"timestamp": \{[^}]*\}', '"timestamp": 0', told)
     shown = re.sub(r'"version": \{.*?\}, "package": "[^"]*"\}', '"version": 0', shown)
     return done.returncode, shown.splitlines(), done.stderr
 
